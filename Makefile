@@ -1,0 +1,260 @@
+# Adit: node-level service-mesh agent. `make help` says what there is to make.
+#
+# Sources are found by wildcard; a new file under daemon/, ctl/ or tests/ needs no line here.
+# Variables for the command line or config.mk: SAN=asan|ubsan|tsan, WERROR=0, CC, CFLAGS, LDFLAGS, DESTDIR, prefix, V=1
+
+-include config.mk
+SHELL	:= /bin/bash
+VERSION	:= 0.1.0
+SAN	?=
+WERROR	?= 1
+V	?= 0
+
+# Parallel by default. Output is kept apart per target where nobody watches a program run.
+ifeq ($(MAKELEVEL),0)
+MAKEFLAGS += -j$(shell nproc)
+ifeq ($(filter setup check check-sys test demo bench fuzz lint,$(MAKECMDGOALS)),)
+MAKEFLAGS += --output-sync=target
+endif
+endif
+MAKEFLAGS += --no-builtin-rules
+.SUFFIXES:
+.DELETE_ON_ERROR:
+.SECONDARY:
+.PHONY: all setup check check-sys test demo bench fuzz lint format install man clean help
+.PHONY: unit-programs oom-programs kernel-programs fuzz-programs compile_commands.json FORCE
+
+B := build$(if $(SAN),/$(SAN))
+
+# ---- wolfSSL: our own build if the cache has it, else the distribution's
+
+wolfssl_dir := $(shell scripts/build-wolfssl --print)
+ifneq ($(wolfssl_dir),)
+wolfssl_cppflags := -isystem $(wolfssl_dir)/include -DADIT_WOLFSSL_PACKAGED=0
+wolfssl_libs	 := $(wolfssl_dir)/lib/libwolfssl.a
+else
+wolfssl_cppflags := -DADIT_WOLFSSL_PACKAGED=1
+wolfssl_libs	 := -lwolfssl
+endif
+
+# ---- flags
+
+ifeq ($(origin CC),default)
+CC := gcc
+endif
+CLANG ?= clang
+ifeq ($(SAN),)
+CFLAGS ?= -O2 -g
+hardening := -fstack-protector-strong -D_FORTIFY_SOURCE=2
+else
+CFLAGS ?= -O1 -g
+san_asan  := -fsanitize=address,undefined -fno-sanitize-recover=all
+san_ubsan := -fsanitize=undefined -fno-sanitize-recover=all
+san_tsan  := -fsanitize=thread
+san_flags := $(san_$(SAN))
+ifeq ($(san_flags),)
+$(error SAN=$(SAN): want asan, ubsan or tsan)
+endif
+hardening := -DADIT_SAN_$(SAN)=1
+endif
+
+warnings := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wpointer-arith -Wvla -Wswitch
+ifneq ($(WERROR),0)
+warnings += -Werror
+endif
+cppflags := -D_GNU_SOURCE -Iinclude -Idaemon $(wolfssl_cppflags) $(CPPFLAGS)
+cflags	 := -std=gnu11 $(CFLAGS) -fno-omit-frame-pointer $(warnings) -pthread
+ldflags	 := -pthread -pie -Wl,-z,relro,-z,now -Wl,--as-needed $(LDFLAGS)
+libs	 := $(wolfssl_libs) -lnghttp2 -lcyaml -lyaml -lmicrohttpd -ljansson -lcares -lpcre2-8 -lxxhash -lcap-ng -ldl -lm
+compile	  = $(CC) $(cppflags) $(cflags) -fPIE $(hardening) $(san_flags)
+link	  = $(CC) $(cflags) $(san_flags) $(ldflags)
+
+# The fuzzers are another compiler's build of the same sources, beside the others.
+F := build/fuzz
+fuzz_flags   := -fsanitize=address,undefined -fno-sanitize-recover=all -DFUZZING_BUILD_MODE_UNSAFE_FOR_PRODUCTION=1
+fuzz_compile  = $(CLANG) $(cppflags) -std=gnu11 -O1 -g -fno-omit-frame-pointer $(warnings) -pthread $(fuzz_flags)
+
+ifeq ($(V),0)
+say = @printf '  %-5s %s\n' $(1) $(2);
+endif
+
+# ---- sources
+
+daemon_src := $(filter-out daemon/main.c,$(wildcard daemon/*/*.c))
+ctl_src	   := $(wildcard ctl/*.c)
+unit_src   := $(wildcard tests/unit/test_*.c)
+oom_src	   := $(wildcard tests/oom/oom_*.c)
+kernel_src := $(wildcard tests/kernel/*.c)
+fuzz_src   := $(wildcard tests/fuzz/fuzz_*.c)
+
+daemon_obj := $(daemon_src:%.c=$(B)/obj/%.o)
+ctl_obj	   := $(ctl_src:%.c=$(B)/obj/%.o)
+unit_bin   := $(unit_src:%.c=$(B)/%)
+oom_bin	   := $(oom_src:%.c=$(B)/%)
+kernel_bin := $(kernel_src:%.c=$(B)/%)
+fuzz_bin   := $(fuzz_src:tests/fuzz/%.c=$(F)/%)
+ctl_main   := $(filter ctl/main.c ctl/aditctl.c,$(ctl_src))
+
+programs := $(if $(wildcard daemon/main.c),$(B)/aditd) $(if $(ctl_main),$(B)/aditctl)
+
+all: $(B)/libadit.a $(programs)
+
+# ---- objects and programs
+# Whatever is compiled depends on a file that changes when the flags do.
+
+write_if_changed = mkdir -p $(@D); printf '%s\n' $(1) | cmp -s - $@ || printf '%s\n' $(1) >$@
+
+$(B)/flags: FORCE
+	@$(call write_if_changed,'$(compile)' '$(link) $(libs)')
+$(F)/flags: FORCE
+	@$(call write_if_changed,'$(fuzz_compile)')
+
+# Only sources that print the version are compiled again when the commit changes.
+describe  := $(shell git describe --tags --always --dirty --match 'v*' 2>/dev/null)
+version	  := $(VERSION)$(if $(filter-out v$(VERSION),$(describe)),+$(patsubst v$(VERSION)-%,%,$(describe)))
+versioned := $(shell grep -ls ADIT_VERSION $(daemon_src) $(ctl_src) $(wildcard daemon/main.c) /dev/null)
+$(B)/version: FORCE
+	@$(call write_if_changed,'$(version)')
+$(versioned:%.c=$(B)/obj/%.o): cppflags += -DADIT_VERSION='"$(version)"'
+$(versioned:%.c=$(B)/obj/%.o): $(B)/version
+$(versioned:%.c=$(F)/obj/%.o) $(unit_bin) $(oom_bin): cppflags += -DADIT_VERSION='"$(VERSION)"'
+
+$(B)/obj/%.o: %.c $(B)/flags
+	@mkdir -p $(@D)
+	$(call say,CC,$<) $(compile) -MMD -MP -c $< -o $@
+
+$(B)/libadit.a: $(daemon_obj)
+	@mkdir -p $(@D); rm -f $@
+	$(call say,AR,$@) ar rcs $@ $^
+
+$(B)/libctl.a: $(filter-out $(ctl_main:%.c=$(B)/obj/%.o),$(ctl_obj))
+	@mkdir -p $(@D); rm -f $@
+	$(call say,AR,$@) ar rcs $@ $^
+
+$(B)/aditd: $(B)/obj/daemon/main.o $(B)/libadit.a
+	$(call say,LD,$@) $(link) $^ $(libs) -o $@
+
+$(B)/aditctl: $(ctl_obj) $(B)/libadit.a
+	$(call say,LD,$@) $(link) $^ $(libs) -o $@
+
+# ---- tests
+# A unit test includes the .c it tests; the library supplies the rest. A line "/* link: -Wl,--wrap=send */" in a test adds
+# to its link. The failing-malloc sweeps are linked with every allocator wrapped (tests/oom/oom.h).
+
+test_cppflags := -I. -Itests -Ictl
+test_link      = $$(sed -n 's|^/\* link: \(.*\) \*/$$|\1|p' $<)
+comma	 := ,
+oom_wrap := $(foreach f,malloc calloc realloc reallocarray posix_memalign aligned_alloc strdup strndup asprintf vasprintf,-Wl$(comma)--wrap=$(f))
+
+$(B)/tests/unit/%: tests/unit/%.c $(B)/libadit.a $(B)/libctl.a $(B)/flags
+	@mkdir -p $(@D)
+	$(call say,TEST,$@) $(compile) $(test_cppflags) -MMD -MP -MF $@.d $< $(ldflags) $(test_link) \
+		$(B)/libctl.a $(B)/libadit.a $(libs) -lcmocka -o $@
+
+$(B)/tests/oom/%: tests/oom/%.c $(B)/obj/tests/oom/oom.o $(B)/libadit.a $(B)/libctl.a $(B)/flags
+	@mkdir -p $(@D)
+	$(call say,TEST,$@) $(compile) $(test_cppflags) -MMD -MP -MF $@.d $< $(ldflags) $(oom_wrap) $(test_link) \
+		$(B)/obj/tests/oom/oom.o $(B)/libctl.a $(B)/libadit.a $(libs) -lcmocka -o $@
+
+$(B)/tests/kernel/%: tests/kernel/%.c $(B)/flags
+	@mkdir -p $(@D)
+	$(call say,TEST,$@) $(compile) $(test_cppflags) -MMD -MP -MF $@.d $< $(ldflags) $(test_link) -o $@
+
+$(F)/obj/%.o: %.c $(F)/flags
+	@mkdir -p $(@D)
+	$(call say,CLANG,$<) $(fuzz_compile) -fsanitize=fuzzer-no-link -MMD -MP -c $< -o $@
+
+$(F)/libadit.a: $(daemon_src:%.c=$(F)/obj/%.o)
+	@mkdir -p $(@D); rm -f $@
+	$(call say,AR,$@) ar rcs $@ $^
+
+$(F)/fuzz_%: tests/fuzz/fuzz_%.c $(F)/libadit.a $(F)/flags
+	$(call say,FUZZ,$@) $(fuzz_compile) -Wno-missing-prototypes $(test_cppflags) -fsanitize=fuzzer -MMD -MP -MF $@.d \
+		$< $(test_link) $(F)/libadit.a $(libs) -o $@
+
+unit-programs: $(unit_bin)
+oom-programs: $(oom_bin)
+kernel-programs: $(kernel_bin)
+fuzz-programs: $(fuzz_bin)
+
+# ---- what people run
+
+setup:
+	@scripts/setup
+
+check:
+	@SAN=$(SAN) tests/run unit oom
+
+check-sys:
+	@SAN=$(SAN) tests/run kernel sys
+
+test: setup
+	@tests/run --all
+
+demo: setup
+	@$(MAKE) --no-print-directory all
+	@scripts/demo
+
+bench:
+	@$(MAKE) --no-print-directory all
+	@tests/bench/run
+
+T ?= 60
+fuzz:
+	@T='$(T)' RUNS='$(RUNS)' tests/run fuzz
+
+lint:
+	@scripts/lint
+
+format:
+	clang-format -i $(wildcard daemon/*.[ch] daemon/*/*.[ch] ctl/*.[ch] include/adit/*.h tests/*/*.[ch])
+
+# ---- installing
+
+prefix	     ?= /usr/local
+bindir	     ?= $(prefix)/bin
+sbindir	     ?= $(prefix)/sbin
+mandir	     ?= $(prefix)/share/man
+sysconfdir   ?= /etc
+unitdir	     ?= $(prefix)/lib/systemd/system
+bashcompdir  ?= $(prefix)/share/bash-completion/completions
+INSTALL	     ?= install
+
+man_src  := $(wildcard docs/man/*.scd)
+man_page := $(man_src:docs/man/%.scd=build/man/%)
+
+build/man/%: docs/man/%.scd
+	@mkdir -p $(@D)
+	$(call say,MAN,$@) scdoc <$< >$@
+
+man: $(man_page)
+
+install: all man
+	$(INSTALL) -D -m 755 build/aditd $(DESTDIR)$(sbindir)/aditd
+	$(INSTALL) -D -m 755 build/aditctl $(DESTDIR)$(bindir)/aditctl
+	$(foreach m,$(man_page),$(INSTALL) -D -m 644 $(m) $(DESTDIR)$(mandir)/man$(patsubst .%,%,$(suffix $(m)))/$(notdir $(m)) && ) true
+	$(foreach u,$(wildcard packaging/*.service packaging/*.socket),sed 's|@sbindir@|$(sbindir)|g; s|@bindir@|$(bindir)|g' $(u) | \
+		$(INSTALL) -D -m 644 /dev/stdin $(DESTDIR)$(unitdir)/$(notdir $(u)) && ) true
+	$(foreach c,$(wildcard ctl/completion/aditctl.bash),$(INSTALL) -D -m 644 $(c) $(DESTDIR)$(bashcompdir)/aditctl && ) true
+
+clean:
+	rm -rf build
+
+help:
+	@printf '%s\n' \
+	'make              build build/aditd and build/aditctl' \
+	'make setup        install the Debian packages needed, build wolfSSL (cached)' \
+	'make demo         two nodes in network namespaces, real applications through a tunnel' \
+	'make test         everything there is to test, with its set-up (root)' \
+	'make check        unit tests and failing-malloc sweeps (no root, below 30 s); SAN=asan|ubsan|tsan' \
+	'make check-sys    kernel behaviours, and scenarios in network namespaces (root)' \
+	'make fuzz T=60    each fuzzer for T seconds; or RUNS=n executions' \
+	'make bench        measure' \
+	'make lint         clang-tidy, cppcheck, layers, headers, man pages' \
+	'make format       clang-format' \
+	'make install      DESTDIR, prefix, bindir, sbindir, mandir, unitdir' \
+	'make man clean    man pages; remove build/'
+
+FORCE:
+
+-include $(shell find $(B)/obj $(B)/tests $(F) -name '*.d' 2>/dev/null)

@@ -144,7 +144,8 @@ $(B)/aditctl: $(ctl_obj) $(B)/libadit.a
 test_cppflags := -I. -Itests -Ictl
 test_link      = $$(sed -n 's|^/\* link: \(.*\) \*/$$|\1|p' $<)
 comma	 := ,
-oom_wrap := $(foreach f,malloc calloc realloc reallocarray posix_memalign aligned_alloc strdup strndup asprintf vasprintf,-Wl$(comma)--wrap=$(f))
+oom_wrap := $(foreach f,malloc calloc realloc reallocarray free posix_memalign aligned_alloc strdup strndup \
+	asprintf vasprintf __asprintf_chk __vasprintf_chk,-Wl$(comma)--wrap=$(f))
 
 $(B)/tests/unit/%: tests/unit/%.c $(B)/libadit.a $(B)/libctl.a $(B)/flags
 	@mkdir -p $(@D)

@@ -22,7 +22,7 @@ MAKEFLAGS += --no-builtin-rules
 .DELETE_ON_ERROR:
 .SECONDARY:
 .PHONY: all setup check check-sys test demo bench fuzz lint format install man clean help
-.PHONY: unit-programs oom-programs kernel-programs fuzz-programs compile_commands.json FORCE
+.PHONY: unit-programs oom-programs kernel-programs fuzz-programs print-cppflags FORCE
 
 B := build$(if $(SAN),/$(SAN))
 
@@ -206,6 +206,9 @@ fuzz:
 
 lint:
 	@scripts/lint
+
+print-cppflags:
+	@echo '$(cppflags) -std=gnu11 -pthread -DADIT_VERSION="$(VERSION)"'
 
 format:
 	clang-format -i $(wildcard daemon/*.[ch] daemon/*/*.[ch] ctl/*.[ch] include/adit/*.h tests/*/*.[ch])

@@ -1,7 +1,8 @@
 # Adit: node-level service-mesh agent. `make help` says what there is to make.
 #
 # Sources are found by wildcard; a new file under daemon/, ctl/ or tests/ needs no line here.
-# Variables for the command line or config.mk: SAN=asan|ubsan|tsan, WERROR=0, CC, CFLAGS, LDFLAGS, DESTDIR, prefix, V=1
+# Variables for the command line or config.mk: SAN=asan|ubsan|tsan, WERROR=0, V=1, WOLFSSL=packaged, CC, CFLAGS,
+# LDFLAGS, DESTDIR, prefix
 
 -include config.mk
 SHELL	:= /bin/bash
@@ -26,9 +27,9 @@ MAKEFLAGS += --no-builtin-rules
 
 B := build$(if $(SAN),/$(SAN))
 
-# ---- wolfSSL: our own build if the cache has it, else the distribution's
+# ---- wolfSSL: our own build if the cache has it, else (or with WOLFSSL=packaged) the distribution's
 
-wolfssl_dir := $(shell scripts/build-wolfssl --print)
+wolfssl_dir := $(if $(filter packaged,$(WOLFSSL)),,$(shell scripts/build-wolfssl --print))
 ifneq ($(wolfssl_dir),)
 wolfssl_cppflags := -isystem $(wolfssl_dir)/include -DADIT_WOLFSSL_PACKAGED=0
 wolfssl_libs	 := $(wolfssl_dir)/lib/libwolfssl.a

@@ -1,0 +1,33 @@
+/*
+ * Which route of a listener takes a connection: first match wins, conditions AND-ed. Pure; worker thread; regexes run with
+ * a match limit, and one that exceeds it does not match.
+ */
+#pragma once
+#include "codec/codec_types.h"
+#include "codec/metadata.h"
+#include "model/config.h"
+
+struct route_input {
+	struct slice authority;	      /* text of :authority, or of the original destination */
+	struct addr addr;	      /* literal address of it, AF_UNSPEC for names */
+	uint16_t port;
+	const struct header *headers; /* of the outermost leg */
+	size_t n_headers;
+	/* decoded metadata is matched, too, under its member names (e.g. k8s.namespace.name); may be NULL */
+	const struct metadata *md;
+};
+/**
+ * route_find() - first match wins
+ * The authority is matched in lower case, with its port or without. A header that comes several times is matched as one, joined
+ * by ", "; without such a header the member of @md counts.
+ * Return: the matching route; NULL: none (the listener's default target applies).
+ */
+const struct cfg_route *route_find(const struct cfg_listener *l, const struct route_input *in);
+/**
+ * match_text() - one string match; @s.p NULL means absent (only `present: invert` and inverted matches say yes)
+ * A regex must match the whole text. One that exceeds its limits (steps, 4096 bytes of text) says no, inverted or not.
+ */
+bool match_text(const struct cfg_match *m, struct slice s);
+/** match_compile() / match_release() - regex life cycle, for config/. Return: 0 or -EINVAL with pcre2's sentence. */
+int match_compile(struct cfg_match *m, struct err *reterr);
+void match_release(struct cfg_match *m);

@@ -57,109 +57,109 @@ struct access_field {
 };
 
 static const struct access_field native_fields[] = {
-	{ "time", W_TIME, 0 },
-	{ "level", W_LEVEL, 0 },
-	{ "scope", W_SCOPE, 0 },
-	{ "message", W_MESSAGE, 0 },
-	{ "node", W_NODE, 0 },
-	{ "conn", W_CONN, 0 },
-	{ "direction", W_DIRECTION, 0 },
-	{ "listener", W_STR, AS_listener },
-	{ "outer_listener", W_STR, AS_outer_listener },
-	{ "route", W_STR, AS_route },
-	{ "cluster", W_STR, AS_cluster },
-	{ "policy", W_STR, AS_policy },
-	{ "mover", W_STR, AS_mover },
-	{ "src_addr", W_STR, AS_src_addr },
-	{ "src_identity", W_STR, AS_src_identity },
-	{ "src_workload", W_STR, AS_src_workload },
-	{ "src_namespace", W_STR, AS_src_namespace },
-	{ "src_cluster", W_STR, AS_src_cluster },
-	{ "src_node", W_STR, AS_src_node },
-	{ "dst_addr", W_STR, AS_dst_addr },
-	{ "hbone_addr", W_STR, AS_hbone_addr },
-	{ "original_dst", W_STR, AS_original_dst },
-	{ "dst_identity", W_STR, AS_dst_identity },
-	{ "dst_workload", W_STR, AS_dst_workload },
-	{ "dst_namespace", W_STR, AS_dst_namespace },
-	{ "dst_cluster", W_STR, AS_dst_cluster },
-	{ "dst_node", W_STR, AS_dst_node },
-	{ "dst_service", W_STR, AS_dst_service },
-	{ "tls", W_TLS, 0 },
-	{ "tunnel", W_TUNNEL, 0 },
-	{ "stream", W_STREAM, 0 },
-	{ "status", W_STATUS, 0 },
-	{ "response_flags", W_STR, AS_response_flags },
-	{ "bytes_sent", W_SENT, 0 },
-	{ "bytes_recv", W_RECV, 0 },
-	{ "duration_us", W_DURATION_US, 0 },
-	{ "open_us", W_OPEN_US, 0 },
-	{ "queue_us", W_QUEUE_US, 0 },
-	{ "closed_by", W_STR, AS_closed_by },
-	{ "error", W_STR, AS_error },
-	{ "trace_id", W_STR, AS_trace_id },
-	{ "peer_metadata", W_STR, AS_peer_headers },
-	{ "mismatch", W_MISMATCH, 0 },
+	{"time", W_TIME, 0},
+	{"level", W_LEVEL, 0},
+	{"scope", W_SCOPE, 0},
+	{"message", W_MESSAGE, 0},
+	{"node", W_NODE, 0},
+	{"conn", W_CONN, 0},
+	{"direction", W_DIRECTION, 0},
+	{"listener", W_STR, AS_listener},
+	{"outer_listener", W_STR, AS_outer_listener},
+	{"route", W_STR, AS_route},
+	{"cluster", W_STR, AS_cluster},
+	{"policy", W_STR, AS_policy},
+	{"mover", W_STR, AS_mover},
+	{"src_addr", W_STR, AS_src_addr},
+	{"src_identity", W_STR, AS_src_identity},
+	{"src_workload", W_STR, AS_src_workload},
+	{"src_namespace", W_STR, AS_src_namespace},
+	{"src_cluster", W_STR, AS_src_cluster},
+	{"src_node", W_STR, AS_src_node},
+	{"dst_addr", W_STR, AS_dst_addr},
+	{"hbone_addr", W_STR, AS_hbone_addr},
+	{"original_dst", W_STR, AS_original_dst},
+	{"dst_identity", W_STR, AS_dst_identity},
+	{"dst_workload", W_STR, AS_dst_workload},
+	{"dst_namespace", W_STR, AS_dst_namespace},
+	{"dst_cluster", W_STR, AS_dst_cluster},
+	{"dst_node", W_STR, AS_dst_node},
+	{"dst_service", W_STR, AS_dst_service},
+	{"tls", W_TLS, 0},
+	{"tunnel", W_TUNNEL, 0},
+	{"stream", W_STREAM, 0},
+	{"status", W_STATUS, 0},
+	{"response_flags", W_STR, AS_response_flags},
+	{"bytes_sent", W_SENT, 0},
+	{"bytes_recv", W_RECV, 0},
+	{"duration_us", W_DURATION_US, 0},
+	{"open_us", W_OPEN_US, 0},
+	{"queue_us", W_QUEUE_US, 0},
+	{"closed_by", W_STR, AS_closed_by},
+	{"error", W_STR, AS_error},
+	{"trace_id", W_STR, AS_trace_id},
+	{"peer_metadata", W_STR, AS_peer_headers},
+	{"mismatch", W_MISMATCH, 0},
 };
 
 static const struct access_field ztunnel_fields[] = {
-	{ "level", W_LEVEL, 0 },
-	{ "time", W_TIME, 0 },
-	{ "scope", W_SCOPE, 0 },
-	{ "message", W_MESSAGE, 0 },
-	{ "src.addr", W_STR, AS_src_addr },
-	{ "src.workload", W_STR, AS_src_workload },
-	{ "src.namespace", W_STR, AS_src_namespace },
-	{ "src.identity", W_STR, AS_src_identity },
-	{ "src.cluster", W_STR, AS_src_cluster },
-	{ "dst.addr", W_STR, AS_dst_addr },
-	{ "dst.hbone_addr", W_STR, AS_hbone_addr },
-	{ "dst.service", W_STR, AS_dst_service },
-	{ "dst.workload", W_STR, AS_dst_workload },
-	{ "dst.namespace", W_STR, AS_dst_namespace },
-	{ "dst.identity", W_STR, AS_dst_identity },
-	{ "dst.cluster", W_STR, AS_dst_cluster },
-	{ "direction", W_DIRECTION, 0 },
-	{ "bytes_sent", W_TO_PEER, 0 },
-	{ "bytes_recv", W_FROM_PEER, 0 },
-	{ "duration", W_DURATION_TEXT, 0 },
-	{ "error", W_STR, AS_error },
+	{"level", W_LEVEL, 0},
+	{"time", W_TIME, 0},
+	{"scope", W_SCOPE, 0},
+	{"message", W_MESSAGE, 0},
+	{"src.addr", W_STR, AS_src_addr},
+	{"src.workload", W_STR, AS_src_workload},
+	{"src.namespace", W_STR, AS_src_namespace},
+	{"src.identity", W_STR, AS_src_identity},
+	{"src.cluster", W_STR, AS_src_cluster},
+	{"dst.addr", W_STR, AS_dst_addr},
+	{"dst.hbone_addr", W_STR, AS_hbone_addr},
+	{"dst.service", W_STR, AS_dst_service},
+	{"dst.workload", W_STR, AS_dst_workload},
+	{"dst.namespace", W_STR, AS_dst_namespace},
+	{"dst.identity", W_STR, AS_dst_identity},
+	{"dst.cluster", W_STR, AS_dst_cluster},
+	{"direction", W_DIRECTION, 0},
+	{"bytes_sent", W_TO_PEER, 0},
+	{"bytes_recv", W_FROM_PEER, 0},
+	{"duration", W_DURATION_TEXT, 0},
+	{"error", W_STR, AS_error},
 };
 
 static const struct access_field envoy_fields[] = {
-	{ "start_time", W_START, 0 },
-	{ "method", W_METHOD, 0 },
-	{ "path", W_NULL, 0 },
-	{ "protocol", W_PROTOCOL, 0 },
-	{ "response_code", W_STATUS_OR_0, 0 },
-	{ "response_flags", W_STR, AS_response_flags },
-	{ "response_code_details", W_DETAILS, 0 },
-	{ "connection_termination_details", W_TERMINATION, 0 },
-	{ "upstream_transport_failure_reason", W_TRANSPORT_FAILURE, 0 },
-	{ "bytes_received", W_SENT, 0 },
-	{ "bytes_sent", W_RECV, 0 },
-	{ "duration", W_DURATION_MS, 0 },
-	{ "upstream_service_time", W_NULL, 0 },
-	{ "x_forwarded_for", W_NULL, 0 },
-	{ "user_agent", W_NULL, 0 },
-	{ "request_id", W_STR, AS_trace_id },
-	{ "authority", W_STR, AS_hbone_addr },
-	{ "upstream_host", W_STR, AS_dst_addr },
-	{ "upstream_cluster", W_STR, AS_cluster },
-	{ "upstream_local_address", W_NULL, 0 },
-	{ "downstream_local_address", W_STR, AS_original_dst },
-	{ "downstream_remote_address", W_STR, AS_src_addr },
-	{ "requested_server_name", W_NULL, 0 },
-	{ "route_name", W_STR, AS_route },
+	{"start_time", W_START, 0},
+	{"method", W_METHOD, 0},
+	{"path", W_NULL, 0},
+	{"protocol", W_PROTOCOL, 0},
+	{"response_code", W_STATUS_OR_0, 0},
+	{"response_flags", W_STR, AS_response_flags},
+	{"response_code_details", W_DETAILS, 0},
+	{"connection_termination_details", W_TERMINATION, 0},
+	{"upstream_transport_failure_reason", W_TRANSPORT_FAILURE, 0},
+	{"bytes_received", W_SENT, 0},
+	{"bytes_sent", W_RECV, 0},
+	{"duration", W_DURATION_MS, 0},
+	{"upstream_service_time", W_NULL, 0},
+	{"x_forwarded_for", W_NULL, 0},
+	{"user_agent", W_NULL, 0},
+	{"request_id", W_STR, AS_trace_id},
+	{"authority", W_STR, AS_hbone_addr},
+	{"upstream_host", W_STR, AS_dst_addr},
+	{"upstream_cluster", W_STR, AS_cluster},
+	{"upstream_local_address", W_NULL, 0},
+	{"downstream_local_address", W_STR, AS_original_dst},
+	{"downstream_remote_address", W_STR, AS_src_addr},
+	{"requested_server_name", W_NULL, 0},
+	{"route_name", W_STR, AS_route},
 };
 
 static const struct {
 	const struct access_field *at;
 	uint32_t n;
 } formats[] = {
-	[ACCESS_NATIVE] = { native_fields, ARRAY_LEN(native_fields) },
-	[ACCESS_ZTUNNEL] = { ztunnel_fields, ARRAY_LEN(ztunnel_fields) },
-	[ACCESS_ENVOY] = { envoy_fields, ARRAY_LEN(envoy_fields) },
+	[ACCESS_NATIVE] = {native_fields, ARRAY_LEN(native_fields)},
+	[ACCESS_ZTUNNEL] = {ztunnel_fields, ARRAY_LEN(ztunnel_fields)},
+	[ACCESS_ENVOY] = {envoy_fields, ARRAY_LEN(envoy_fields)},
 };
 
 /* ---- fields by name ---- */
@@ -193,7 +193,7 @@ int access_format_init(struct access_format *f, const struct cfg_access_log *cfg
 {
 	uint32_t n = cfg->n_fields ? cfg->n_fields : formats[cfg->format].n;
 
-	*f = (struct access_format){ .kind = cfg->format, .clock_s = UINT64_MAX };
+	*f = (struct access_format){.kind = cfg->format, .clock_s = UINT64_MAX};
 	f->fields = calloc(n, sizeof(*f->fields));
 	if (!f->fields || str_copy(&f->node_id, node->id) || str_copy(&f->node_workload, node->workload) ||
 	    str_copy(&f->node_namespace, node->namespace_) || str_copy(&f->node_cluster, node->cluster) ||
@@ -220,7 +220,7 @@ void access_format_finish(struct access_format *f)
 	free(f->node_namespace);
 	free(f->node_cluster);
 	free(f->node_service);
-	*f = (struct access_format){ 0 };
+	*f = (struct access_format){0};
 }
 
 /* ---- one record ---- */
@@ -295,14 +295,10 @@ static bool is_denied(const struct view *v)
 static const char *dir_str(uint8_t dir)
 {
 	switch ((enum access_dir)dir) {
-	case ACCESS_INBOUND:
-		return "inbound";
-	case ACCESS_OUTBOUND:
-		return "outbound";
-	case ACCESS_FORWARD:
-		return "forward";
-	case ACCESS_LOCAL:
-		return "local";
+	case ACCESS_INBOUND: return "inbound";
+	case ACCESS_OUTBOUND: return "outbound";
+	case ACCESS_FORWARD: return "forward";
+	case ACCESS_LOCAL: return "local";
 	}
 	return "unknown";
 }
@@ -346,11 +342,15 @@ static void put_number(struct json *j, const char *key, uint64_t v)
 static void put_details(struct json *j, const char *key, const struct view *v)
 {
 	static const char *const by_flag[][2] = {
-		{ "NR", "route_not_found" },	   { "NC", "cluster_not_found" },    { "UH", "no_healthy_upstream" },
-		{ "UO", "overflow" },		   { "SI", "stream_idle_timeout" },  { "DT", "max_duration_timeout" },
-		{ "DC", "downstream_remote_disconnect" },
+		{"NR", "route_not_found"},
+		{"NC", "cluster_not_found"},
+		{"UH", "no_healthy_upstream"},
+		{"UO", "overflow"},
+		{"SI", "stream_idle_timeout"},
+		{"DT", "max_duration_timeout"},
+		{"DC", "downstream_remote_disconnect"},
 	};
-	struct text t = { 0 };
+	struct text t = {0};
 
 	if (is_denied(v) && v->s[AS_policy]) {
 		text_add(&t, "rbac_access_denied_matched_policy[");
@@ -377,99 +377,47 @@ static void put_field(struct access_format *f, struct json *j, const struct acce
 	char num[32];
 
 	switch ((enum access_what)fd->what) {
-	case W_STR:
-		put_str(j, k, v->s[fd->str], v->n[fd->str], null);
-		break;
-	case W_TIME:
-		put_time(f, j, k, v->w.start_us + v->w.duration_us, false);
-		break;
-	case W_START:
-		put_time(f, j, k, v->w.start_us, true);
-		break;
-	case W_LEVEL:
-		json_str(j, k, v->w.ok ? "info" : is_denied(v) ? "warn" : "error");
-		break;
-	case W_SCOPE:
-		json_str(j, k, "access");
-		break;
-	case W_MESSAGE:
-		json_str(j, k, v->w.ok ? "connection complete" : "connection failed");
-		break;
+	case W_STR: put_str(j, k, v->s[fd->str], v->n[fd->str], null); break;
+	case W_TIME: put_time(f, j, k, v->w.start_us + v->w.duration_us, false); break;
+	case W_START: put_time(f, j, k, v->w.start_us, true); break;
+	case W_LEVEL: json_str(j, k, v->w.ok ? "info" : is_denied(v) ? "warn" : "error"); break;
+	case W_SCOPE: json_str(j, k, "access"); break;
+	case W_MESSAGE: json_str(j, k, v->w.ok ? "connection complete" : "connection failed"); break;
 	case W_NODE:
 		if (f->node_id)
 			json_str(j, k, f->node_id);
 		break;
-	case W_CONN:
-		json_u64(j, k, v->w.conn_id);
-		break;
-	case W_DIRECTION:
-		json_str(j, k, dir_str(v->w.dir));
-		break;
-	case W_TLS:
-		json_bool(j, k, v->w.tls);
-		break;
-	case W_TUNNEL:
-		put_number(j, k, v->w.tunnel_id);
-		break;
-	case W_STREAM:
-		put_number(j, k, v->w.stream_id);
-		break;
-	case W_STATUS:
-		put_number(j, k, v->w.status);
-		break;
-	case W_STATUS_OR_0:
-		json_u64(j, k, v->w.status);
-		break;
-	case W_SENT:
-		json_u64(j, k, v->w.bytes_sent);
-		break;
-	case W_RECV:
-		json_u64(j, k, v->w.bytes_recv);
-		break;
-	case W_TO_PEER:
-		json_u64(j, k, flip ? v->w.bytes_recv : v->w.bytes_sent);
-		break;
-	case W_FROM_PEER:
-		json_u64(j, k, flip ? v->w.bytes_sent : v->w.bytes_recv);
-		break;
-	case W_DURATION_US:
-		json_u64(j, k, v->w.duration_us);
-		break;
-	case W_DURATION_MS:
-		json_u64(j, k, v->w.duration_us / 1000);
-		break;
+	case W_CONN: json_u64(j, k, v->w.conn_id); break;
+	case W_DIRECTION: json_str(j, k, dir_str(v->w.dir)); break;
+	case W_TLS: json_bool(j, k, v->w.tls); break;
+	case W_TUNNEL: put_number(j, k, v->w.tunnel_id); break;
+	case W_STREAM: put_number(j, k, v->w.stream_id); break;
+	case W_STATUS: put_number(j, k, v->w.status); break;
+	case W_STATUS_OR_0: json_u64(j, k, v->w.status); break;
+	case W_SENT: json_u64(j, k, v->w.bytes_sent); break;
+	case W_RECV: json_u64(j, k, v->w.bytes_recv); break;
+	case W_TO_PEER: json_u64(j, k, flip ? v->w.bytes_recv : v->w.bytes_sent); break;
+	case W_FROM_PEER: json_u64(j, k, flip ? v->w.bytes_sent : v->w.bytes_recv); break;
+	case W_DURATION_US: json_u64(j, k, v->w.duration_us); break;
+	case W_DURATION_MS: json_u64(j, k, v->w.duration_us / 1000); break;
 	case W_DURATION_TEXT:
 		snprintf(num, sizeof(num), "%llums", (unsigned long long)(v->w.duration_us / 1000));
 		json_str(j, k, num);
 		break;
-	case W_OPEN_US:
-		put_number(j, k, v->w.open_us);
-		break;
-	case W_QUEUE_US:
-		json_u64(j, k, v->w.queue_us);
-		break;
+	case W_OPEN_US: put_number(j, k, v->w.open_us); break;
+	case W_QUEUE_US: json_u64(j, k, v->w.queue_us); break;
 	case W_MISMATCH:
 		if (v->w.mismatch)
 			json_bool(j, k, true);
 		break;
-	case W_METHOD:
-		json_str(j, k, v->s[AS_hbone_addr] ? "CONNECT" : NULL);
-		break;
+	case W_METHOD: json_str(j, k, v->s[AS_hbone_addr] ? "CONNECT" : NULL); break;
 	case W_PROTOCOL:
 		json_str(j, k, v->w.dir == ACCESS_INBOUND || v->w.dir == ACCESS_FORWARD ? "HTTP/2" : NULL);
 		break;
-	case W_DETAILS:
-		put_details(j, k, v);
-		break;
-	case W_TERMINATION:
-		put_str(j, k, flag_has(v, "UF") ? NULL : v->s[AS_error], v->n[AS_error], true);
-		break;
-	case W_TRANSPORT_FAILURE:
-		put_str(j, k, flag_has(v, "UF") ? v->s[AS_error] : NULL, v->n[AS_error], true);
-		break;
-	case W_NULL:
-		json_str(j, k, NULL);
-		break;
+	case W_DETAILS: put_details(j, k, v); break;
+	case W_TERMINATION: put_str(j, k, flag_has(v, "UF") ? NULL : v->s[AS_error], v->n[AS_error], true); break;
+	case W_TRANSPORT_FAILURE: put_str(j, k, flag_has(v, "UF") ? v->s[AS_error] : NULL, v->n[AS_error], true); break;
+	case W_NULL: json_str(j, k, NULL); break;
 	}
 }
 

@@ -6,43 +6,43 @@
 #include "base/text.h"
 #include "obs/access.h"
 
-#define ACCESS_STR_MAX 2048u  /* bytes of one string in a record; longer ones are cut at a character */
-#define ACCESS_META_MAX 8192u /* the same for peer_headers */
-#define ACCESS_BATCH 65536u   /* bytes per write(2) */
+#define ACCESS_STR_MAX	2048u  /* bytes of one string in a record; longer ones are cut at a character */
+#define ACCESS_META_MAX 8192u  /* the same for peer_headers */
+#define ACCESS_BATCH	65536u /* bytes per write(2) */
 
 /* the strings of struct access_rec, in the order in which they lie in the ring */
-#define ACCESS_STRINGS(X)                                                                                                        \
-	X(listener)                                                                                                              \
-	X(outer_listener)                                                                                                        \
-	X(route)                                                                                                                 \
-	X(cluster)                                                                                                               \
-	X(mover)                                                                                                                 \
-	X(src_addr)                                                                                                              \
-	X(dst_addr)                                                                                                              \
-	X(hbone_addr)                                                                                                            \
-	X(original_dst)                                                                                                          \
-	X(src_identity)                                                                                                          \
-	X(dst_identity)                                                                                                          \
-	X(src_workload)                                                                                                          \
-	X(src_namespace)                                                                                                         \
-	X(src_cluster)                                                                                                           \
-	X(src_node)                                                                                                              \
-	X(dst_workload)                                                                                                          \
-	X(dst_namespace)                                                                                                         \
-	X(dst_cluster)                                                                                                           \
-	X(dst_node)                                                                                                              \
-	X(dst_service)                                                                                                           \
-	X(peer_headers)                                                                                                          \
-	X(response_flags)                                                                                                        \
-	X(closed_by)                                                                                                             \
-	X(error)                                                                                                                 \
-	X(trace_id)                                                                                                              \
+#define ACCESS_STRINGS(X) \
+	X(listener)       \
+	X(outer_listener) \
+	X(route)          \
+	X(cluster)        \
+	X(mover)          \
+	X(src_addr)       \
+	X(dst_addr)       \
+	X(hbone_addr)     \
+	X(original_dst)   \
+	X(src_identity)   \
+	X(dst_identity)   \
+	X(src_workload)   \
+	X(src_namespace)  \
+	X(src_cluster)    \
+	X(src_node)       \
+	X(dst_workload)   \
+	X(dst_namespace)  \
+	X(dst_cluster)    \
+	X(dst_node)       \
+	X(dst_service)    \
+	X(peer_headers)   \
+	X(response_flags) \
+	X(closed_by)      \
+	X(error)          \
+	X(trace_id)       \
 	X(policy)
 enum access_str {
 #define X(name) AS_##name,
 	ACCESS_STRINGS(X)
 #undef X
-	AS_STRINGS
+		AS_STRINGS
 };
 #define ACCESS_ABSENT UINT16_MAX
 

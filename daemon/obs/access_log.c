@@ -21,11 +21,11 @@
 #include <string.h>
 #include <time.h>
 
-#define WAIT_MAX_MS 100u
-#define WAIT_MIN_MS 1u
+#define WAIT_MAX_MS  100u
+#define WAIT_MIN_MS  1u
 #define TURN_RECORDS 1024u /* per ring and look, so that one busy worker does not hide the others */
-#define STUCK_MS 1000	   /* how long a slow reader is waited for */
-#define COMPLAIN_MS 10000u
+#define STUCK_MS     1000  /* how long a slow reader is waited for */
+#define COMPLAIN_MS  10000u
 
 struct access_log {
 	pthread_t thread;
@@ -120,7 +120,7 @@ static bool write_all(struct access_log *l, const char *p, size_t n, size_t *ret
 		if (w < 0 && errno == EINTR)
 			continue;
 		if (w < 0 && errno == EAGAIN) {
-			struct pollfd pfd = { .fd = l->fd, .events = POLLOUT };
+			struct pollfd pfd = {.fd = l->fd, .events = POLLOUT};
 
 			/* once found stuck it is not waited for again until it takes bytes */
 			if (poll(&pfd, 1, l->stuck || l->stopping ? 0 : STUCK_MS) > 0 && (pfd.revents & POLLOUT))
@@ -178,7 +178,7 @@ static void log_record(struct access_log *l, const void *rec)
 	access_format_line(&l->format, rec, &l->line);
 	if (!text_ok(&l->line)) { /* out of memory: this line is lost, the next may not be */
 		text_finish(&l->line);
-		l->line = (struct text){ 0 };
+		l->line = (struct text){0};
 		stats_bump(&l->lost, 1);
 		return;
 	}

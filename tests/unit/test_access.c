@@ -10,7 +10,8 @@
 #include <sys/resource.h>
 #include <sys/stat.h>
 
-static const struct cfg_node node = { .id = "node-b", .workload = "redis", .namespace_ = "db", .cluster = "east", .service = "cache" };
+static const struct cfg_node node = {
+	.id = "node-b", .workload = "redis", .namespace_ = "db", .cluster = "east", .service = "cache"};
 
 /* 2026-01-02T03:04:05.678901Z */
 #define START 1767323045678901ull
@@ -55,10 +56,11 @@ static struct access_rec rec_full(void)
 }
 
 /* One record through a ring and the formatter. Return: the line, valid until the next call. */
-static const char *line_of(enum cfg_access_format format, const char **fields, uint32_t n_fields, const struct access_rec *rec)
+static const char *line_of(enum cfg_access_format format, const char **fields, uint32_t n_fields,
+			   const struct access_rec *rec)
 {
 	static struct text out;
-	struct cfg_access_log cfg = { .enabled = true, .format = format, .fields = fields, .n_fields = n_fields };
+	struct cfg_access_log cfg = {.enabled = true, .format = format, .fields = fields, .n_fields = n_fields};
 	struct access_format f;
 	struct access_ring r;
 	const void *p;
@@ -87,15 +89,22 @@ static void native_line_is_exact(void **state)
 	(void)state;
 	assert_string_equal(
 		line_of(ACCESS_NATIVE, NULL, 0, &rec),
-		"{\"time\":\"2026-01-02T03:04:05.692175Z\",\"level\":\"info\",\"scope\":\"access\",\"message\":\"connection complete\","
-		"\"node\":\"node-b\",\"conn\":77,\"direction\":\"inbound\",\"listener\":\"audit\",\"outer_listener\":\"tunnel-in\","
+		"{\"time\":\"2026-01-02T03:04:05.692175Z\",\"level\":\"info\",\"scope\":\"access\",\"message\":"
+		"\"connection complete\","
+		"\"node\":\"node-b\",\"conn\":77,\"direction\":\"inbound\",\"listener\":\"audit\",\"outer_listener\":"
+		"\"tunnel-in\","
 		"\"route\":\"redis\",\"cluster\":\"local-redis\",\"policy\":\"allow-web\",\"mover\":\"relay\","
-		"\"src_addr\":\"10.0.0.1:4711\",\"src_identity\":\"spiffe://adit.test/ns/web/sa/shop\",\"src_workload\":\"shop\","
-		"\"src_namespace\":\"web\",\"src_cluster\":\"west\",\"src_node\":\"node-a\",\"dst_addr\":\"127.0.0.1:6379\","
+		"\"src_addr\":\"10.0.0.1:4711\",\"src_identity\":\"spiffe://adit.test/ns/web/sa/"
+		"shop\",\"src_workload\":\"shop\","
+		"\"src_namespace\":\"web\",\"src_cluster\":\"west\",\"src_node\":\"node-a\",\"dst_addr\":\"127.0.0.1:"
+		"6379\","
 		"\"hbone_addr\":\"10.0.0.2:6379\",\"original_dst\":\"10.0.0.2:6379\","
-		"\"dst_identity\":\"spiffe://adit.test/ns/db/sa/redis\",\"dst_workload\":\"redis\",\"dst_namespace\":\"db\","
-		"\"dst_cluster\":\"east\",\"dst_node\":\"node-b\",\"dst_service\":\"cache\",\"tls\":true,\"tunnel\":3,\"stream\":41,"
-		"\"status\":200,\"response_flags\":\"-\",\"bytes_sent\":100,\"bytes_recv\":2000,\"duration_us\":13274,\"open_us\":812,"
+		"\"dst_identity\":\"spiffe://adit.test/ns/db/sa/"
+		"redis\",\"dst_workload\":\"redis\",\"dst_namespace\":\"db\","
+		"\"dst_cluster\":\"east\",\"dst_node\":\"node-b\",\"dst_service\":\"cache\",\"tls\":true,\"tunnel\":3,"
+		"\"stream\":41,"
+		"\"status\":200,\"response_flags\":\"-\",\"bytes_sent\":100,\"bytes_recv\":2000,\"duration_us\":13274,"
+		"\"open_us\":812,"
 		"\"queue_us\":5,\"closed_by\":\"src\",\"trace_id\":\"0af7651916cd43dd8448eb211c80319c\","
 		"\"peer_metadata\":\"x-client-id=node-a\"}\n");
 	line_of(0, NULL, 0, NULL);
@@ -103,14 +112,16 @@ static void native_line_is_exact(void **state)
 
 static void absent_facts_have_no_key(void **state)
 {
-	struct access_rec rec = { .start_us = START, .dir = ACCESS_FORWARD, .listener = "t", .error = "no route for 10.0.0.9:80" };
+	struct access_rec rec = {
+		.start_us = START, .dir = ACCESS_FORWARD, .listener = "t", .error = "no route for 10.0.0.9:80"};
 
 	(void)state;
-	assert_string_equal(line_of(ACCESS_NATIVE, NULL, 0, &rec),
-			    "{\"time\":\"2026-01-02T03:04:05.678901Z\",\"level\":\"error\",\"scope\":\"access\","
-			    "\"message\":\"connection failed\",\"node\":\"node-b\",\"conn\":0,\"direction\":\"forward\","
-			    "\"listener\":\"t\",\"tls\":false,\"response_flags\":\"-\",\"bytes_sent\":0,\"bytes_recv\":0,"
-			    "\"duration_us\":0,\"queue_us\":0,\"error\":\"no route for 10.0.0.9:80\"}\n");
+	assert_string_equal(
+		line_of(ACCESS_NATIVE, NULL, 0, &rec),
+		"{\"time\":\"2026-01-02T03:04:05.678901Z\",\"level\":\"error\",\"scope\":\"access\","
+		"\"message\":\"connection failed\",\"node\":\"node-b\",\"conn\":0,\"direction\":\"forward\","
+		"\"listener\":\"t\",\"tls\":false,\"response_flags\":\"-\",\"bytes_sent\":0,\"bytes_recv\":0,"
+		"\"duration_us\":0,\"queue_us\":0,\"error\":\"no route for 10.0.0.9:80\"}\n");
 	line_of(0, NULL, 0, NULL);
 }
 
@@ -119,27 +130,31 @@ static void ztunnel_line_is_exact(void **state)
 	struct access_rec rec = rec_full();
 
 	(void)state;
-	assert_string_equal(
-		line_of(ACCESS_ZTUNNEL, NULL, 0, &rec),
-		"{\"level\":\"info\",\"time\":\"2026-01-02T03:04:05.692175Z\",\"scope\":\"access\",\"message\":\"connection complete\","
-		"\"src.addr\":\"10.0.0.1:4711\",\"src.workload\":\"shop\",\"src.namespace\":\"web\","
-		"\"src.identity\":\"spiffe://adit.test/ns/web/sa/shop\",\"src.cluster\":\"west\",\"dst.addr\":\"127.0.0.1:6379\","
-		"\"dst.hbone_addr\":\"10.0.0.2:6379\",\"dst.service\":\"cache\",\"dst.workload\":\"redis\",\"dst.namespace\":\"db\","
-		"\"dst.identity\":\"spiffe://adit.test/ns/db/sa/redis\",\"dst.cluster\":\"east\",\"direction\":\"inbound\","
-		"\"bytes_sent\":2000,\"bytes_recv\":100,\"duration\":\"13ms\"}\n");
+	assert_string_equal(line_of(ACCESS_ZTUNNEL, NULL, 0, &rec),
+			    "{\"level\":\"info\",\"time\":\"2026-01-02T03:04:05.692175Z\",\"scope\":\"access\","
+			    "\"message\":\"connection complete\","
+			    "\"src.addr\":\"10.0.0.1:4711\",\"src.workload\":\"shop\",\"src.namespace\":\"web\","
+			    "\"src.identity\":\"spiffe://adit.test/ns/web/sa/"
+			    "shop\",\"src.cluster\":\"west\",\"dst.addr\":\"127.0.0.1:6379\","
+			    "\"dst.hbone_addr\":\"10.0.0.2:6379\",\"dst.service\":\"cache\",\"dst.workload\":\"redis\","
+			    "\"dst.namespace\":\"db\","
+			    "\"dst.identity\":\"spiffe://adit.test/ns/db/sa/"
+			    "redis\",\"dst.cluster\":\"east\",\"direction\":\"inbound\","
+			    "\"bytes_sent\":2000,\"bytes_recv\":100,\"duration\":\"13ms\"}\n");
 	line_of(0, NULL, 0, NULL);
 }
 
 static void ztunnel_outbound_counts_towards_the_peer(void **state)
 {
-	const char *fields[] = { "direction", "bytes_recv", "bytes_sent", "src.workload", "dst.workload" };
+	const char *fields[] = {"direction", "bytes_recv", "bytes_sent", "src.workload", "dst.workload"};
 	struct access_rec rec = rec_full();
 
 	(void)state;
 	rec.dir = ACCESS_OUTBOUND;
 	rec.src_workload = NULL;
-	assert_string_equal(line_of(ACCESS_ZTUNNEL, fields, 5, &rec),
-			    "{\"direction\":\"outbound\",\"bytes_recv\":2000,\"bytes_sent\":100,\"src.workload\":\"redis\"}\n");
+	assert_string_equal(
+		line_of(ACCESS_ZTUNNEL, fields, 5, &rec),
+		"{\"direction\":\"outbound\",\"bytes_recv\":2000,\"bytes_sent\":100,\"src.workload\":\"redis\"}\n");
 	line_of(0, NULL, 0, NULL);
 }
 
@@ -150,12 +165,16 @@ static void envoy_line_is_exact(void **state)
 	(void)state;
 	assert_string_equal(
 		line_of(ACCESS_ENVOY, NULL, 0, &rec),
-		"{\"start_time\":\"2026-01-02T03:04:05.678Z\",\"method\":\"CONNECT\",\"path\":null,\"protocol\":\"HTTP/2\","
+		"{\"start_time\":\"2026-01-02T03:04:05.678Z\",\"method\":\"CONNECT\",\"path\":null,\"protocol\":\"HTTP/"
+		"2\","
 		"\"response_code\":200,\"response_flags\":\"-\",\"response_code_details\":\"via_upstream\","
-		"\"connection_termination_details\":null,\"upstream_transport_failure_reason\":null,\"bytes_received\":100,"
-		"\"bytes_sent\":2000,\"duration\":13,\"upstream_service_time\":null,\"x_forwarded_for\":null,\"user_agent\":null,"
+		"\"connection_termination_details\":null,\"upstream_transport_failure_reason\":null,\"bytes_received\":"
+		"100,"
+		"\"bytes_sent\":2000,\"duration\":13,\"upstream_service_time\":null,\"x_forwarded_for\":null,\"user_"
+		"agent\":null,"
 		"\"request_id\":\"0af7651916cd43dd8448eb211c80319c\",\"authority\":\"10.0.0.2:6379\","
-		"\"upstream_host\":\"127.0.0.1:6379\",\"upstream_cluster\":\"local-redis\",\"upstream_local_address\":null,"
+		"\"upstream_host\":\"127.0.0.1:6379\",\"upstream_cluster\":\"local-redis\",\"upstream_local_address\":"
+		"null,"
 		"\"downstream_local_address\":\"10.0.0.2:6379\",\"downstream_remote_address\":\"10.0.0.1:4711\","
 		"\"requested_server_name\":null,\"route_name\":\"redis\"}\n");
 	line_of(0, NULL, 0, NULL);
@@ -163,7 +182,8 @@ static void envoy_line_is_exact(void **state)
 
 static void envoy_says_why(void **state)
 {
-	const char *fields[] = { "response_code_details", "upstream_transport_failure_reason", "connection_termination_details" };
+	const char *fields[] = {"response_code_details", "upstream_transport_failure_reason",
+				"connection_termination_details"};
 	struct access_rec rec = rec_full();
 
 	(void)state;
@@ -174,9 +194,10 @@ static void envoy_says_why(void **state)
 	rec.status = 404;
 	rec.response_flags = "UF,NR";
 	rec.error = "refused";
-	assert_string_equal(line_of(ACCESS_ENVOY, fields, 3, &rec),
-			    "{\"response_code_details\":\"route_not_found\",\"upstream_transport_failure_reason\":\"refused\","
-			    "\"connection_termination_details\":null}\n");
+	assert_string_equal(
+		line_of(ACCESS_ENVOY, fields, 3, &rec),
+		"{\"response_code_details\":\"route_not_found\",\"upstream_transport_failure_reason\":\"refused\","
+		"\"connection_termination_details\":null}\n");
 	rec.response_flags = "UFX";
 	assert_string_equal(line_of(ACCESS_ENVOY, fields, 3, &rec),
 			    "{\"response_code_details\":null,\"upstream_transport_failure_reason\":null,"
@@ -186,7 +207,7 @@ static void envoy_says_why(void **state)
 
 static void level_tells_refusals_from_failures(void **state)
 {
-	const char *fields[] = { "level" };
+	const char *fields[] = {"level"};
 	struct access_rec rec = rec_full();
 
 	(void)state;
@@ -200,7 +221,7 @@ static void level_tells_refusals_from_failures(void **state)
 
 static void hostile_text_stays_one_json_line(void **state)
 {
-	const char *fields[] = { "peer_metadata", "mismatch" };
+	const char *fields[] = {"peer_metadata", "mismatch"};
 	struct access_rec rec = rec_full();
 
 	(void)state;
@@ -213,7 +234,7 @@ static void hostile_text_stays_one_json_line(void **state)
 
 static void long_strings_are_cut_at_a_character(void **state)
 {
-	const char *fields[] = { "error" };
+	const char *fields[] = {"error"};
 	struct access_rec rec = rec_full();
 	char big[5000];
 	const char *line;
@@ -231,10 +252,10 @@ static void long_strings_are_cut_at_a_character(void **state)
 
 static void unknown_fields_are_named(void **state)
 {
-	const char *fields[] = { "time", "src.addr" };
-	struct cfg_access_log cfg = { .enabled = true, .path = "stdout", .fields = fields, .n_fields = 2 };
+	const char *fields[] = {"time", "src.addr"};
+	struct cfg_access_log cfg = {.enabled = true, .path = "stdout", .fields = fields, .n_fields = 2};
 	struct access_format f;
-	struct err e = { 0 };
+	struct err e = {0};
 
 	(void)state;
 	assert_string_equal(access_fields_known(ACCESS_NATIVE, fields, 2), "src.addr");
@@ -269,9 +290,9 @@ static char path[] = "/tmp/adit-test-access-XXXXXX";
 
 static struct access_log *start(struct access_ring **rings, uint32_t n, const char *to)
 {
-	struct cfg_access_log cfg = { .enabled = true, .path = to, .format = ACCESS_NATIVE };
+	struct cfg_access_log cfg = {.enabled = true, .path = to, .format = ACCESS_NATIVE};
 	struct access_log *l;
-	struct err e = { 0 };
+	struct err e = {0};
 
 	if (access_log_start(&l, &cfg, &node, rings, n, &e) < 0)
 		fail_msg("%s", e.msg);
@@ -313,7 +334,7 @@ static void *producer(void *arg)
 
 static void every_record_is_written_or_counted(void **state)
 {
-	struct access_ring r[2], *rings[2] = { &r[0], &r[1] };
+	struct access_ring r[2], *rings[2] = {&r[0], &r[1]};
 	pthread_t t[2];
 	struct access_log *l;
 
@@ -345,7 +366,7 @@ static bool eventually(const struct access_log *l, uint64_t written, uint64_t lo
 static void lines_appear_without_stopping(void **state)
 {
 	struct access_rec rec = rec_full();
-	struct access_ring r, *rings[1] = { &r };
+	struct access_ring r, *rings[1] = {&r};
 	struct access_log *l;
 
 	(void)state;
@@ -362,7 +383,7 @@ static void lines_appear_without_stopping(void **state)
 static void reopen_follows_rotation(void **state)
 {
 	struct access_rec rec = rec_full();
-	struct access_ring r, *rings[1] = { &r };
+	struct access_ring r, *rings[1] = {&r};
 	struct access_log *l;
 	char old[sizeof(path) + 4];
 	struct stat st;
@@ -389,7 +410,7 @@ static void reopen_follows_rotation(void **state)
 static void a_full_disk_is_counted_and_survived(void **state)
 {
 	struct access_rec rec = rec_full();
-	struct access_ring r, *rings[1] = { &r };
+	struct access_ring r, *rings[1] = {&r};
 	struct access_log *l;
 
 	(void)state;
@@ -408,7 +429,7 @@ static void a_full_disk_is_counted_and_survived(void **state)
 static void a_reader_that_left_is_counted_and_survived(void **state)
 {
 	struct access_rec rec = rec_full();
-	struct access_ring r, *rings[1] = { &r };
+	struct access_ring r, *rings[1] = {&r};
 	struct access_log *l;
 	char fifo[sizeof(path) + 6];
 	int rd;
@@ -434,7 +455,7 @@ static void a_reader_that_left_is_counted_and_survived(void **state)
 static void a_cut_line_is_ended_before_the_next(void **state)
 {
 	struct access_rec rec = rec_full();
-	struct access_ring r, *rings[1] = { &r };
+	struct access_ring r, *rings[1] = {&r};
 	struct access_log *l;
 	char fifo[sizeof(path) + 6];
 	static char buf[1 << 20];
@@ -475,9 +496,9 @@ static void a_cut_line_is_ended_before_the_next(void **state)
 
 static void no_file_is_an_error_with_a_sentence(void **state)
 {
-	struct cfg_access_log cfg = { .enabled = true, .path = "/nonexistent/dir/access.log" };
+	struct cfg_access_log cfg = {.enabled = true, .path = "/nonexistent/dir/access.log"};
 	struct access_log *l = NULL;
-	struct err e = { 0 };
+	struct err e = {0};
 
 	(void)state;
 	assert_int_equal(access_log_start(&l, &cfg, &node, NULL, 0, &e), -ENOENT);

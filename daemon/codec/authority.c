@@ -16,7 +16,8 @@ static int refuse(struct err *e, struct slice text, const char *why)
 {
 	char quoted[96];
 
-	return e ? err_set(e, -EINVAL, "authority %s: %s", log_quote(quoted, sizeof(quoted), text.p, text.n), why) : -EINVAL;
+	return e ? err_set(e, -EINVAL, "authority %s: %s", log_quote(quoted, sizeof(quoted), text.p, text.n), why)
+		 : -EINVAL;
 }
 
 static bool is_digit(char c)

@@ -148,8 +148,10 @@ static bool hex_byte(const char *s, uint8_t *ret)
 {
 	int hi = hex_digit(s[0]), lo = hex_digit(s[1]);
 
+	if (hi < 0 || lo < 0)
+		return false;
 	*ret = (uint8_t)(hi << 4 | lo);
-	return hi >= 0 && lo >= 0;
+	return true;
 }
 
 /* Return: true if @n digits of hex that are not all zero; @out gets a NUL. */

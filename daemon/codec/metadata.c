@@ -21,10 +21,10 @@
 #define XXH_INLINE_ALL
 #include <xxhash.h>
 
-#define TEXT_MAX 60000u	  /* known[] holds 16-bit offsets */
-#define BAGGAGE_MAX 8192u /* bytes and members that W3C Baggage makes everybody pass on */
+#define TEXT_MAX	60000u /* known[] holds 16-bit offsets */
+#define BAGGAGE_MAX	8192u  /* bytes and members that W3C Baggage makes everybody pass on */
 #define BAGGAGE_MEMBERS 64u
-#define HASHED offsetof(struct metadata, n) /* from here to the end of the text the contents decide */
+#define HASHED		offsetof(struct metadata, n) /* from here to the end of the text the contents decide */
 
 static_assert(sizeof(struct metadata) == offsetof(struct metadata, text), "no padding in what is hashed and compared");
 
@@ -46,6 +46,7 @@ struct known_name {
 	enum place place;
 	const char *type;
 };
+// clang-format off: tables
 #define NAME(lit) {(lit), sizeof(lit) - 1}
 
 static const struct known_name baggage_names[] = {
@@ -78,6 +79,7 @@ static const struct known_name label_names[] = {
 	{NAME("app"), MD_SERVICE, PLACE_NEAR, NULL},
 	{NAME("version"), MD_VERSION, PLACE_NEAR, NULL},
 };
+// clang-format on
 
 static uint64_t hash_seed = 0x6164697461646974; /* written before threads start */
 
@@ -97,9 +99,9 @@ static bool slice_eq(struct slice a, struct slice b)
 static bool is_token(struct slice s)
 {
 	static const uint8_t tchar[256] = {
-		['0' ... '9'] = 1, ['a' ... 'z'] = 1, ['A' ... 'Z'] = 1, ['!'] = 1, ['#'] = 1, ['$'] = 1, ['%'] = 1, ['&'] = 1,
-		['\''] = 1,	   ['*'] = 1,	      ['+'] = 1,	 ['-'] = 1, ['.'] = 1, ['^'] = 1, ['_'] = 1, ['`'] = 1,
-		['|'] = 1,	   ['~'] = 1,
+		['0' ... '9'] = 1, ['a' ... 'z'] = 1, ['A' ... 'Z'] = 1, ['!'] = 1, ['#'] = 1, ['$'] = 1,
+		['%'] = 1,	   ['&'] = 1,	      ['\''] = 1,	 ['*'] = 1, ['+'] = 1, ['-'] = 1,
+		['.'] = 1,	   ['^'] = 1,	      ['_'] = 1,	 ['`'] = 1, ['|'] = 1, ['~'] = 1,
 	};
 	uint8_t ok = 1;
 
@@ -174,8 +176,14 @@ static void drop(struct build *b)
 	b->dropped++;
 }
 
+enum value_kind {
+	VALUE_CLEAN,   /* known to hold neither control characters nor '%' */
+	VALUE_TEXT,    /* taken as it is */
+	VALUE_PERCENT, /* to be decoded */
+};
+
 /* Return: offset of the value, or 0: dropped and counted. The name is prefix + name. */
-static uint16_t put(struct build *b, struct slice prefix, struct slice name, struct slice value, bool percent)
+static uint16_t put(struct build *b, struct slice prefix, struct slice name, struct slice value, enum value_kind kind)
 {
 	char *p = b->text + b->len, *v;
 	size_t n = value.n;
@@ -188,11 +196,11 @@ static uint16_t put(struct build *b, struct slice prefix, struct slice name, str
 	memcpy(p + prefix.n, name.p, name.n);
 	v = p + prefix.n + name.n;
 	*v++ = '\0';
-	if (percent && memchr(value.p, '%', value.n))
+	if (kind == VALUE_PERCENT)
 		n = percent_decode(v, value);
 	else if (n)
 		memcpy(v, value.p, value.n);
-	if (has_control(v, n)) {
+	if (kind != VALUE_CLEAN && has_control(v, n)) {
 		drop(b);
 		return 0;
 	}
@@ -218,14 +226,12 @@ static void learn(struct build *b, const struct known_name *tab, size_t n_tab, s
 	}
 }
 
-static void baggage_member(struct build *b, struct slice s)
+static void baggage_member(struct build *b, struct slice s, enum value_kind kind)
 {
-	const char *semi = memchr(s.p, ';', s.n), *eq;
 	struct slice name, value;
+	const char *eq;
 	uint16_t off;
 
-	if (semi) /* properties are not kept */
-		s.n = (size_t)(semi - s.p);
 	s = trim(s);
 	if (!s.n)
 		return;
@@ -242,18 +248,23 @@ static void baggage_member(struct build *b, struct slice s)
 	}
 	if (!value.n) /* HBONE: an empty value is none */
 		return;
-	off = put(b, SLICE(""), name, value, true);
+	off = put(b, SLICE(""), name, value, kind);
 	if (off)
 		learn(b, baggage_names, ARRAY_LEN(baggage_names), name, off);
 }
 
+/* What nearly every line is free of is looked for once in the line, not in each of its members. */
 static void baggage_line(struct build *b, struct slice s)
 {
+	bool properties = s.n && memchr(s.p, ';', s.n), percent = s.n && memchr(s.p, '%', s.n);
+	enum value_kind kind = percent ? VALUE_PERCENT : has_control(s.p, s.n) ? VALUE_TEXT : VALUE_CLEAN;
+
 	while (s.n) {
-		const char *comma = memchr(s.p, ',', s.n);
+		const char *comma = memchr(s.p, ',', s.n), *semi;
 		size_t n = comma ? (size_t)(comma - s.p) : s.n;
 
-		baggage_member(b, (struct slice){s.p, n});
+		semi = properties ? memchr(s.p, ';', n) : NULL; /* properties are not kept */
+		baggage_member(b, (struct slice){s.p, semi ? (size_t)(semi - s.p) : n}, kind);
 		n += comma != NULL;
 		s.p += n;
 		s.n -= n;
@@ -266,8 +277,12 @@ static const char *owner_type(struct slice owner)
 	static const struct {
 		struct slice plural;
 		const char *type;
-	} kinds[] = {{NAME("deployments"), "deployment"}, {NAME("cronjobs"), "cronjob"}, {NAME("jobs"), "job"}, {NAME("pods"), "pod"}};
-	const char *last = memrchr(owner.p, '/', owner.n), *prev = last ? memrchr(owner.p, '/', (size_t)(last - owner.p)) : NULL;
+	} kinds[] = {{NAME("deployments"), "deployment"},
+		     {NAME("cronjobs"), "cronjob"},
+		     {NAME("jobs"), "job"},
+		     {NAME("pods"), "pod"}};
+	const char *last = memrchr(owner.p, '/', owner.n),
+		   *prev = last ? memrchr(owner.p, '/', (size_t)(last - owner.p)) : NULL;
 
 	for (size_t i = 0; prev && i < ARRAY_LEN(kinds); i++)
 		if (slice_eq(kinds[i].plural, (struct slice){prev + 1, (size_t)(last - prev - 1)}))
@@ -286,7 +301,7 @@ static void peer_field(void *arg, bool label, struct slice key, struct slice val
 		drop(b);
 		return;
 	}
-	off = put(b, label ? SLICE("peer.LABELS.") : SLICE("peer."), key, value, false);
+	off = put(b, label ? SLICE("peer.LABELS.") : SLICE("peer."), key, value, VALUE_TEXT);
 	if (!off)
 		return;
 	if (label)
@@ -316,31 +331,20 @@ static void peer_header(struct build *b, struct slice v)
 static bool skipped(struct slice n)
 {
 	switch (n.n) {
-	case 2:
-		return slice_is(n, "te");
-	case 4:
-		return slice_is(n, "host") || slice_is(n, "date");
-	case 6:
-		return slice_is(n, "cookie");
-	case 7:
-		return slice_is(n, "upgrade") || slice_is(n, "trailer");
-	case 9:
-		return slice_is(n, META_FORWARDED);
+	case 2: return slice_is(n, "te");
+	case 4: return slice_is(n, "host") || slice_is(n, "date");
+	case 6: return slice_is(n, "cookie");
+	case 7: return slice_is(n, "upgrade") || slice_is(n, "trailer");
+	case 9: return slice_is(n, META_FORWARDED);
 	case 10:
-		return slice_is(n, "tracestate") || slice_is(n, "connection") || slice_is(n, "keep-alive") || slice_is(n, "user-agent") ||
-		       slice_is(n, "set-cookie");
-	case 11:
-		return slice_is(n, META_TRACEPARENT);
-	case 13:
-		return slice_is(n, "authorization");
-	case 14:
-		return slice_is(n, "content-length");
-	case 16:
-		return slice_is(n, "proxy-connection");
-	case 17:
-		return slice_is(n, "transfer-encoding");
-	case 19:
-		return slice_is(n, "proxy-authorization");
+		return slice_is(n, "tracestate") || slice_is(n, "connection") || slice_is(n, "keep-alive") ||
+		       slice_is(n, "user-agent") || slice_is(n, "set-cookie");
+	case 11: return slice_is(n, META_TRACEPARENT);
+	case 13: return slice_is(n, "authorization");
+	case 14: return slice_is(n, "content-length");
+	case 16: return slice_is(n, "proxy-connection");
+	case 17: return slice_is(n, "transfer-encoding");
+	case 19: return slice_is(n, "proxy-authorization");
 	}
 	return false;
 }
@@ -360,7 +364,7 @@ static void header_decode(struct build *b, const struct header *h)
 	} else if (!is_token(h->name)) {
 		drop(b);
 	} else {
-		off = put(b, SLICE(""), h->name, h->value, false);
+		off = put(b, SLICE(""), h->name, h->value, VALUE_TEXT);
 		if (off && h->value.n && slice_is(h->name, META_PEER_METADATA_ID) && !b->known[PLACE_PEER][MD_NODE_ID])
 			b->known[PLACE_PEER][MD_NODE_ID] = off;
 	}
@@ -380,7 +384,8 @@ static void merge(struct build *b, uint16_t ret_known[MD_KNOWN])
 	}
 	type = b->type[b->known[PLACE_BAGGAGE][MD_WORKLOAD] ? PLACE_BAGGAGE : PLACE_PEER];
 	if (type && ret_known[MD_WORKLOAD])
-		ret_known[MD_WORKLOAD_TYPE] = put(b, SLICE(""), SLICE("workload.type"), (struct slice){type, strlen(type)}, false);
+		ret_known[MD_WORKLOAD_TYPE] = put(b, SLICE(""), SLICE("workload.type"),
+						  (struct slice){type, strlen(type)}, VALUE_CLEAN);
 }
 
 struct metadata *metadata_build(const struct header *h, size_t n, const struct metadata_limits *lim, int *ret_err)

@@ -15,7 +15,7 @@
 #include <errno.h>
 #include <stdlib.h>
 
-#define LABELS_MAX 64u
+#define LABELS_MAX	 64u
 #define TAG(field, wire) ((field) << 3 | (wire))
 
 enum wire { WIRE_VARINT = 0, WIRE_64 = 1, WIRE_BYTES = 2, WIRE_32 = 5 };
@@ -60,15 +60,18 @@ static bool utf8_ok(struct slice s)
 /* Return: bytes written, or -1. @out has room for n / 4 * 3 + 2. */
 static ptrdiff_t base64_decode(uint8_t *out, const char *s, size_t n)
 {
+	// clang-format off
 	/* value + 1; 0: not in the alphabet */
 	static const uint8_t val[256] = {
-		['A'] = 1,  ['B'] = 2,	['C'] = 3,  ['D'] = 4,	['E'] = 5,  ['F'] = 6,	['G'] = 7,  ['H'] = 8,	['I'] = 9,  ['J'] = 10, ['K'] = 11,
-		['L'] = 12, ['M'] = 13, ['N'] = 14, ['O'] = 15, ['P'] = 16, ['Q'] = 17, ['R'] = 18, ['S'] = 19, ['T'] = 20, ['U'] = 21, ['V'] = 22,
-		['W'] = 23, ['X'] = 24, ['Y'] = 25, ['Z'] = 26, ['a'] = 27, ['b'] = 28, ['c'] = 29, ['d'] = 30, ['e'] = 31, ['f'] = 32, ['g'] = 33,
-		['h'] = 34, ['i'] = 35, ['j'] = 36, ['k'] = 37, ['l'] = 38, ['m'] = 39, ['n'] = 40, ['o'] = 41, ['p'] = 42, ['q'] = 43, ['r'] = 44,
-		['s'] = 45, ['t'] = 46, ['u'] = 47, ['v'] = 48, ['w'] = 49, ['x'] = 50, ['y'] = 51, ['z'] = 52, ['0'] = 53, ['1'] = 54, ['2'] = 55,
-		['3'] = 56, ['4'] = 57, ['5'] = 58, ['6'] = 59, ['7'] = 60, ['8'] = 61, ['9'] = 62, ['+'] = 63, ['/'] = 64,
+		['A'] = 1, ['B'] = 2, ['C'] = 3, ['D'] = 4, ['E'] = 5, ['F'] = 6, ['G'] = 7, ['H'] = 8, ['I'] = 9, ['J'] = 10,
+		['K'] = 11, ['L'] = 12, ['M'] = 13, ['N'] = 14, ['O'] = 15, ['P'] = 16, ['Q'] = 17, ['R'] = 18, ['S'] = 19, ['T'] = 20,
+		['U'] = 21, ['V'] = 22, ['W'] = 23, ['X'] = 24, ['Y'] = 25, ['Z'] = 26, ['a'] = 27, ['b'] = 28, ['c'] = 29, ['d'] = 30,
+		['e'] = 31, ['f'] = 32, ['g'] = 33, ['h'] = 34, ['i'] = 35, ['j'] = 36, ['k'] = 37, ['l'] = 38, ['m'] = 39, ['n'] = 40,
+		['o'] = 41, ['p'] = 42, ['q'] = 43, ['r'] = 44, ['s'] = 45, ['t'] = 46, ['u'] = 47, ['v'] = 48, ['w'] = 49, ['x'] = 50,
+		['y'] = 51, ['z'] = 52, ['0'] = 53, ['1'] = 54, ['2'] = 55, ['3'] = 56, ['4'] = 57, ['5'] = 58, ['6'] = 59, ['7'] = 60,
+		['8'] = 61, ['9'] = 62, ['+'] = 63, ['/'] = 64,
 	};
+	// clang-format on
 	const uint8_t *in = (const uint8_t *)s;
 	uint8_t *o = out;
 	size_t i = 0, rest;
@@ -160,18 +163,13 @@ static bool span_field(struct span *s, uint64_t *ret_tag, struct span *ret_bytes
 			return false;
 		len = 0;
 		break;
-	case WIRE_64:
-		len = 8;
-		break;
+	case WIRE_64: len = 8; break;
 	case WIRE_BYTES:
 		if (!span_varint(s, &len))
 			return false;
 		break;
-	case WIRE_32:
-		len = 4;
-		break;
-	default:
-		return false;
+	case WIRE_32: len = 4; break;
+	default: return false;
 	}
 	if (len > (uint64_t)(s->end - s->p))
 		return false;
@@ -346,7 +344,8 @@ static struct slice text_slice(const char *s)
 /* kubernetes://apis/apps/v1/namespaces/NS/TYPEs/WORKLOAD, whatever the type's real API group: what Envoy writes and reads */
 static int owner_text(const struct metadata_self *self, char **ret)
 {
-	const char *ns = self->known[MD_NAMESPACE], *w = self->known[MD_WORKLOAD], *type = self->known[MD_WORKLOAD_TYPE];
+	const char *ns = self->known[MD_NAMESPACE], *w = self->known[MD_WORKLOAD],
+		   *type = self->known[MD_WORKLOAD_TYPE];
 	static const char lead[] = "kubernetes://apis/apps/v1/namespaces/";
 	char *p;
 
@@ -364,7 +363,8 @@ static int owner_text(const struct metadata_self *self, char **ret)
 char *peer_metadata_encode(const struct metadata_self *self, const char *identity)
 {
 	const char *const *k = self->known;
-	struct slice service = text_slice(k[MD_SERVICE]), version = text_slice(k[MD_VERSION]), workload = text_slice(k[MD_WORKLOAD]);
+	struct slice service = text_slice(k[MD_SERVICE]), version = text_slice(k[MD_VERSION]),
+		     workload = text_slice(k[MD_WORKLOAD]);
 	struct labels l = {.n = 0};
 	AUTO_FREE char *owner = NULL;
 	size_t len = 0, text_len;
@@ -380,7 +380,8 @@ char *peer_metadata_encode(const struct metadata_self *self, const char *identit
 	for (size_t i = 0; i < self->n_extra; i++)
 		labels_add(&l, self->extra[i].name, self->extra[i].value);
 
-	struct field f[] = { /* in byte order of the keys */
+	struct field f[] = {
+		/* in byte order of the keys */
 		{SLICE("AVAILABILITY_ZONE"), text_slice(k[MD_ZONE]), false},
 		{SLICE("CLUSTER_ID"), text_slice(k[MD_CLUSTER]), false},
 		{SLICE("IDENTITY"), text_slice(identity ? identity : k[MD_IDENTITY]), false},

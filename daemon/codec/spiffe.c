@@ -5,14 +5,15 @@
 #include "codec/spiffe.h"
 #include "base/log.h"
 
-#define SCHEME "spiffe://"
+#define SCHEME		 "spiffe://"
 #define TRUST_DOMAIN_MAX 255u
 
 static int refuse(struct err *e, struct slice id, const char *why)
 {
 	char quoted[160];
 
-	return e ? err_set(e, -EINVAL, "SPIFFE id %s: %s", log_quote(quoted, sizeof(quoted), id.p, id.n), why) : -EINVAL;
+	return e ? err_set(e, -EINVAL, "SPIFFE id %s: %s", log_quote(quoted, sizeof(quoted), id.p, id.n), why)
+		 : -EINVAL;
 }
 
 static bool domain_char(char c)

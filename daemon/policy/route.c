@@ -22,11 +22,11 @@
 #endif
 #include <pcre2.h>
 
-#define MATCH_LIMIT 10000u
-#define REGEX_TEXT_MAX 4096u	/* bytes of text an expression is run on */
-#define REGEX_MEMORY 65536u	/* on the stack, during a match; pcre2 begins with 20 KiB and doubles */
-#define AUTHORITY_TEXT_MAX 320u /* host, brackets, port */
-#define JOINED_MAX 4096u	/* a header that comes several times, joined */
+#define MATCH_LIMIT	   10000u
+#define REGEX_TEXT_MAX	   4096u  /* bytes of text an expression is run on */
+#define REGEX_MEMORY	   65536u /* on the stack, during a match; pcre2 begins with 20 KiB and doubles */
+#define AUTHORITY_TEXT_MAX 320u	  /* host, brackets, port */
+#define JOINED_MAX	   4096u  /* a header that comes several times, joined */
 
 enum verdict { NO, YES, TIRED };
 
@@ -87,8 +87,9 @@ int match_compile(struct cfg_match *m, struct err *reterr)
 	if (m->kind != MATCH_REGEX || m->regex)
 		return 0;
 	m->regex = pcre2_compile((PCRE2_SPTR)m->text, PCRE2_ZERO_TERMINATED,
-				 PCRE2_ANCHORED | PCRE2_ENDANCHORED | PCRE2_DOTALL | PCRE2_NEVER_UTF | PCRE2_NEVER_BACKSLASH_C, &code, &at,
-				 NULL);
+				 PCRE2_ANCHORED | PCRE2_ENDANCHORED | PCRE2_DOTALL | PCRE2_NEVER_UTF |
+					 PCRE2_NEVER_BACKSLASH_C,
+				 &code, &at, NULL);
 	if (m->regex)
 		return 0;
 	pcre2_get_error_message(code, why, sizeof(why));
@@ -108,16 +109,11 @@ static enum verdict text_verdict(const struct cfg_match *m, struct slice s)
 	size_t n = m->text ? strlen(m->text) : 0;
 
 	switch (m->kind) {
-	case MATCH_EXACT:
-		return s.n == n && !memcmp(s.p, m->text, n) ? YES : NO;
-	case MATCH_PREFIX:
-		return s.n >= n && !memcmp(s.p, m->text, n) ? YES : NO;
-	case MATCH_SUFFIX:
-		return s.n >= n && !memcmp(s.p + s.n - n, m->text, n) ? YES : NO;
-	case MATCH_REGEX:
-		return regex_match(m->regex, s);
-	case MATCH_PRESENT:
-		return YES;
+	case MATCH_EXACT: return s.n == n && !memcmp(s.p, m->text, n) ? YES : NO;
+	case MATCH_PREFIX: return s.n >= n && !memcmp(s.p, m->text, n) ? YES : NO;
+	case MATCH_SUFFIX: return s.n >= n && !memcmp(s.p + s.n - n, m->text, n) ? YES : NO;
+	case MATCH_REGEX: return regex_match(m->regex, s);
+	case MATCH_PRESENT: return YES;
 	}
 	return NO;
 }

@@ -3,6 +3,7 @@
  * Text that came from a peer is quoted by the caller with log_quote(). Secrets never get here.
  */
 #pragma once
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -20,7 +21,10 @@ extern _Atomic uint8_t log_levels[LA_AREAS];
 void log_init(int fd, enum log_format format, enum log_level level);
 void log_write(enum log_level level, enum log_area area, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
 
-#define log_on(level, area) ((uint8_t)(level) <= log_levels[area])
+static inline bool log_on(enum log_level level, enum log_area area)
+{
+	return (uint8_t)level <= atomic_load_explicit(&log_levels[area], memory_order_relaxed);
+}
 #define log_line(level, area, ...)                                                                                               \
 	do {                                                                                                                     \
 		if (log_on(level, area))                                                                                         \

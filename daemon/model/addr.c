@@ -13,7 +13,7 @@
 #include <stdio.h>
 #include <string.h>
 
-static int fail(struct err *reterr, const char *s, size_t n, const char *want)
+static int refuse(struct err *reterr, const char *s, size_t n, const char *want)
 {
 	char q[80];
 
@@ -108,9 +108,9 @@ int addr_parse(const char *s, size_t n, struct addr *ret, struct err *reterr)
 	uint32_t v;
 
 	if (!host_cut(s, n, &host, &host_n, &port, &port_n) || !port || !ip_read(host, host_n, &a))
-		return fail(reterr, s, n, "IP:PORT or [IP6]:PORT");
+		return refuse(reterr, s, n, "IP:PORT or [IP6]:PORT");
 	if (!number_read(port, port_n, UINT16_MAX, &v))
-		return fail(reterr, s, n, "a port from 0 to 65535");
+		return refuse(reterr, s, n, "a port from 0 to 65535");
 	a.port = (uint16_t)v;
 	*ret = a;
 	return 0;
@@ -119,7 +119,7 @@ int addr_parse(const char *s, size_t n, struct addr *ret, struct err *reterr)
 int addr_parse_ip(const char *s, size_t n, struct addr *ret, struct err *reterr)
 {
 	if (!ip_read(s, n, ret))
-		return fail(reterr, s, n, "an IP address");
+		return refuse(reterr, s, n, "an IP address");
 	return 0;
 }
 
@@ -217,15 +217,15 @@ static int net_parse(const char *s, size_t n, struct cidr *c, struct err *reterr
 	uint32_t full, bits;
 
 	if (!ip_read(s, ip_n, &c->net))
-		return fail(reterr, s, n, "an IP address or CIDR");
+		return refuse(reterr, s, n, "an IP address or CIDR");
 	full = memchr(s, ':', ip_n) ? 128 : 32; /* as written; v4-mapped is IPv4 by now */
 	bits = full;
 	if (slash && !number_read(slash + 1, n - ip_n - 1, full, &bits))
-		return fail(reterr, s, n,
+		return refuse(reterr, s, n,
 			    full == 32 ? "a prefix length from 0 to 32" : "a prefix length from 0 to 128");
 	if (full == 128 && c->net.family == AF_INET) {
 		if (bits < 96)
-			return fail(reterr, s, n, "a prefix length from 96 to 128 for v4-mapped addresses");
+			return refuse(reterr, s, n, "a prefix length from 96 to 128 for v4-mapped addresses");
 		bits -= 96;
 	}
 	c->bits = (uint8_t)bits;
@@ -240,7 +240,7 @@ static int net_parse(const char *s, size_t n, struct cidr *c, struct err *reterr
 		memcpy(a.ip, net, sizeof(net));
 		snprintf(want, sizeof(want), "%s/%u, or /%u for one address", addr_ip_str(&a, ip), bits,
 			 c->net.family == AF_INET ? 32 : 128);
-		return fail(reterr, s, n, want);
+		return refuse(reterr, s, n, want);
 	}
 	return 0;
 }
@@ -269,14 +269,14 @@ int cidr_parse(const char *s, size_t n, struct cidr *ret, struct err *reterr)
 	int r;
 
 	if (!host_cut(s, n, &host, &host_n, &port, &port_n) || host_n == 0)
-		return fail(reterr, s, n, "CIDR, CIDR:PORT, CIDR:PORT-PORT, [CIDR6]:PORT or *");
+		return refuse(reterr, s, n, "CIDR, CIDR:PORT, CIDR:PORT-PORT, [CIDR6]:PORT or *");
 	if (host_n != 1 || host[0] != '*') {
 		r = net_parse(host, host_n, &c, reterr);
 		if (r < 0)
 			return r;
 	}
 	if (port && !ports_read(port, port_n, &c))
-		return fail(reterr, s, n, "a port, or first and last port, from 1 to 65535");
+		return refuse(reterr, s, n, "a port, or first and last port, from 1 to 65535");
 	*ret = c;
 	return 0;
 }

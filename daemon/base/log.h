@@ -25,15 +25,15 @@ static inline bool log_on(enum log_level level, enum log_area area)
 {
 	return (uint8_t)level <= atomic_load_explicit(&log_levels[area], memory_order_relaxed);
 }
-#define log_line(level, area, ...)                                                                                               \
-	do {                                                                                                                     \
-		if (log_on(level, area))                                                                                         \
-			log_write(level, area, __VA_ARGS__);                                                                     \
+#define log_line(level, area, ...)                           \
+	do {                                                 \
+		if (log_on(level, area))                     \
+			log_write(level, area, __VA_ARGS__); \
 	} while (0)
-#define log_err(area, ...) log_line(LOG_ERR, area, __VA_ARGS__)
+#define log_err(area, ...)  log_line(LOG_ERR, area, __VA_ARGS__)
 #define log_warn(area, ...) log_line(LOG_WARN, area, __VA_ARGS__)
 #define log_info(area, ...) log_line(LOG_INFO, area, __VA_ARGS__)
-#define log_dbg(area, ...) log_line(LOG_DBG, area, __VA_ARGS__)
+#define log_dbg(area, ...)  log_line(LOG_DBG, area, __VA_ARGS__)
 
 /**
  * struct log_rate - lets one line per @every_ms through and counts the rest

@@ -222,7 +222,7 @@ static int net_parse(const char *s, size_t n, struct cidr *c, struct err *reterr
 	bits = full;
 	if (slash && !number_read(slash + 1, n - ip_n - 1, full, &bits))
 		return refuse(reterr, s, n,
-			    full == 32 ? "a prefix length from 0 to 32" : "a prefix length from 0 to 128");
+			      full == 32 ? "a prefix length from 0 to 32" : "a prefix length from 0 to 128");
 	if (full == 128 && c->net.family == AF_INET) {
 		if (bits < 96)
 			return refuse(reterr, s, n, "a prefix length from 96 to 128 for v4-mapped addresses");

@@ -31,13 +31,15 @@ struct build_owned {
 	struct build_regex *regexes;
 };
 
-/* where one way out of a listener leads: kept for the checks of the whole graph */
+/* one way out of a listener: kept for the checks of the whole graph */
 struct build_edge {
 	struct build_edge *next;
 	const struct tree_node *at;
-	const char *path; /* of the key, for messages */
+	const char *key; /* cluster, listener, forward */
+	uint32_t route;	 /* index; BUILD_DEFAULT: the listener's own target */
 	const struct cfg_target *target;
 };
+#define BUILD_DEFAULT UINT32_MAX
 
 /* names of one list, sorted */
 struct build_name {

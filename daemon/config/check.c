@@ -5,7 +5,9 @@
  */
 #include "base/log.h"
 #include "config/build.h"
+#include <stdarg.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #define PATH_ROOM 300u /* bytes of a chain within a sentence */
@@ -15,7 +17,7 @@ enum mark { UNSEEN, ON_PATH, DONE };
 struct graph {
 	struct build *b;
 	struct node {
-		uint8_t mark;
+		uint8_t mark, socket_mark;
 		uint16_t deep;		       /* listeners passed from here to the deepest end, this one included */
 		const struct build_edge *edge; /* on the path: the way out taken; reach: the way it was reached by */
 		const struct cfg_listener *deepest; /* next one on the longest way */
@@ -60,6 +62,27 @@ static void path_str(char *out, size_t n, const struct cfg_listener **way, const
 		snprintf(out + at, n - at, "%s", way[steps - 1]->name);
 }
 
+/* say_at() the place of a way out: listeners[0] 'a' routes[1] 'b' cluster */
+static int say_edge(struct build *b, const struct cfg_listener *l, const struct build_edge *e, const char *fmt, ...)
+	__attribute__((format(printf, 4, 5)));
+static int say_edge(struct build *b, const struct cfg_listener *l, const struct build_edge *e, const char *fmt, ...)
+{
+	struct where item = {.key = "listeners", .item = true, .index = l->id, .name = l->name};
+	struct where route = {.up = &item, .key = "routes", .item = true, .index = e->route};
+	struct where key = {.up = &item, .key = e->key};
+	char text[ERR_MAX];
+	va_list ap;
+
+	if (e->route != BUILD_DEFAULT) {
+		route.name = l->routes[e->route].name;
+		key.up = &route;
+	}
+	va_start(ap, fmt);
+	vsnprintf(text, sizeof(text), fmt, ap);
+	va_end(ap);
+	return say_at(b->err, e->at, &key, "%s", text);
+}
+
 /* ---- loops and length ---- */
 
 static int loop_found(struct graph *g, const struct cfg_listener *first, const struct cfg_listener *last,
@@ -83,7 +106,7 @@ static int loop_found(struct graph *g, const struct cfg_listener *first, const s
 	edge[n++] = closing;
 	way[n++] = first;
 	path_str(text, sizeof(text), way, edge, n);
-	return say_at(g->b->err, closing->at, &(struct where){.key = closing->path}, "the chain is a loop: %s", text);
+	return say_edge(g->b, last, closing, "the chain is a loop: %s", text);
 }
 
 static int too_long(struct graph *g, const struct cfg_listener *l)
@@ -100,8 +123,7 @@ static int too_long(struct graph *g, const struct cfg_listener *l)
 		l = g->node[l->id].deepest;
 	}
 	path_str(text, sizeof(text), way, edge, n);
-	return say_at(g->b->err, e->at, &(struct where){.key = e->path}, "the chain passes more than %u listeners: %s",
-		      (unsigned)CFG_CHAIN_MAX, text);
+	return say_edge(g->b, way[0], e, "the chain passes more than %u listeners: %s", (unsigned)CFG_CHAIN_MAX, text);
 }
 
 /* depth first; recursion is bounded by the number of listeners */
@@ -170,9 +192,9 @@ static int forward_wrong(struct graph *g, const struct cfg_listener *l, const st
 		edge[i] = i + 1 < n ? g->node[way[i + 1]->id].edge : NULL;
 	}
 	path_str(text, sizeof(text), way, edge, n);
-	return say_at(g->b->err, e->at, &(struct where){.key = e->path},
-		      "no CONNECT to forward: connections of tcp listener '%s' get here (%s); use 'cluster'",
-		      way[0]->name, text);
+	return say_edge(g->b, l, e,
+			"no CONNECT to forward: connections of tcp listener '%s' get here (%s); use 'cluster'",
+			way[0]->name, text);
 }
 
 /* breadth first from all entrances of one type */
@@ -231,7 +253,7 @@ static int reach_check(struct graph *g)
 	return 0;
 }
 
-/* ---- addresses, routes ---- */
+/* ---- addresses ---- */
 
 static int addresses_check(struct build *b)
 {
@@ -263,6 +285,117 @@ static int addresses_check(struct build *b)
 	}
 	return 0;
 }
+
+/* ---- loops over sockets ---- */
+
+/* the tcp listener at @a, the wildcard address included; listeners are few compared with endpoints, so they are sorted */
+static int by_port(const void *a, const void *b)
+{
+	const struct cfg_listener *x = *(const struct cfg_listener *const *)a,
+				  *y = *(const struct cfg_listener *const *)b;
+
+	return (x->address.port > y->address.port) - (x->address.port < y->address.port);
+}
+
+static bool listens_at(const struct cfg_listener *l, const struct addr *a)
+{
+	static const uint8_t any[16], loopback6[16] = {[15] = 1};
+	bool loopback = a->family == AF_INET ? a->ip[0] == 127 : !memcmp(a->ip, loopback6, 16);
+
+	if (addr_eq(&l->address, a))
+		return true;
+	return loopback && l->address.family == a->family && l->address.port == a->port &&
+	       !memcmp(l->address.ip, any, 16);
+}
+
+struct sockets {
+	struct graph *g;
+	const struct cfg_listener **sorted; /* tcp listeners by port */
+	uint32_t n;
+	bool *local; /* by cluster: one of its endpoints is a listener */
+};
+
+static const struct cfg_listener *listener_at(const struct sockets *s, const struct addr *a)
+{
+	uint32_t lo = 0, hi = s->n, mid;
+
+	while (lo < hi) {
+		mid = lo + (hi - lo) / 2;
+		if (s->sorted[mid]->address.port < a->port)
+			lo = mid + 1;
+		else
+			hi = mid;
+	}
+	for (; lo < s->n && s->sorted[lo]->address.port == a->port; lo++)
+		if (listens_at(s->sorted[lo], a))
+			return s->sorted[lo];
+	return NULL;
+}
+
+static void socket_walk(struct sockets *s, const struct cfg_listener *l);
+
+static void socket_step(struct sockets *s, const struct cfg_listener *l, const struct build_edge *e,
+			const struct cfg_listener *to)
+{
+	uint8_t mark = s->g->node[to->id].socket_mark;
+
+	if (mark == UNSEEN)
+		socket_walk(s, to);
+	else if (mark == ON_PATH)
+		log_warn(LA_CONFIG,
+			 "%s:%u:%u: listeners[%u] '%s' %s: connections may go round for ever: cluster '%s' has the "
+			 "address of listener '%s', which leads here",
+			 say_file(e->at->file), e->at->line, e->at->col, l->id, l->name, e->key,
+			 e->target->cluster->name, to->name);
+}
+
+static void socket_walk(struct sockets *s, const struct cfg_listener *l)
+{
+	const struct cfg_listener *to;
+	const struct build_edge *e;
+	uint32_t i;
+
+	s->g->node[l->id].socket_mark = ON_PATH;
+	for (e = s->g->b->edges[l->id]; e; e = e->next) {
+		const struct cfg_cluster *c = e->target->cluster;
+
+		to = leads_to(e);
+		if (to && s->g->node[to->id].socket_mark == UNSEEN)
+			socket_walk(s, to);
+		for (i = 0; c && s->local[c->id] && i < c->n_endpoints; i++) {
+			to = listener_at(s, &c->endpoints[i].address);
+			if (to)
+				socket_step(s, l, e, to);
+		}
+	}
+	s->g->node[l->id].socket_mark = DONE;
+}
+
+/* a tcp cluster with the address of a tcp listener of ours that leads to it: suspicious, as routes may prevent the worst */
+static int sockets_check(struct graph *g)
+{
+	const struct config *c = g->b->c;
+	struct sockets s = {.g = g};
+	uint32_t i, j;
+
+	s.sorted = arena_array(&g->b->scratch, c->n_listeners, sizeof(*s.sorted));
+	s.local = arena_array(&g->b->scratch, c->n_clusters, sizeof(*s.local));
+	if (!s.sorted || !s.local)
+		return say_no_memory(g->b->err);
+	for (i = 0; i < c->n_listeners; i++)
+		if (c->listeners[i].type == LISTENER_TCP)
+			s.sorted[s.n++] = &c->listeners[i];
+	qsort(s.sorted, s.n, sizeof(*s.sorted), by_port);
+	for (i = 0; i < c->n_clusters; i++)
+		for (j = 0; c->clusters[i].type == CLUSTER_TCP && !s.local[i] && j < c->clusters[i].n_endpoints; j++)
+			s.local[i] = listener_at(&s, &c->clusters[i].endpoints[j].address) != NULL;
+	for (i = 0; i < s.n; i++)
+		if (g->node[s.sorted[i]->id].socket_mark == UNSEEN)
+			socket_walk(&s, s.sorted[i]);
+	return 0;
+}
+
+/* ---- routes that cannot be reached ---- */
 
 static bool matches_all(const struct cfg_route *r)
 {
@@ -307,6 +440,9 @@ int check_all(struct build *b)
 	if (r < 0)
 		return r;
 	r = reach_check(&g);
+	if (r < 0)
+		return r;
+	r = sockets_check(&g);
 	if (r < 0)
 		return r;
 	targets_warn(b);

@@ -42,8 +42,7 @@ static bool host_name(const char *s, size_t n)
 	return label && !number && s[n - 1] != '-';
 }
 
-static int endpoint_name(struct build *b, const struct tree_node *n, const struct where *w, const struct err *why,
-			 struct cfg_endpoint *ep)
+static int endpoint_name(struct build *b, const struct tree_node *n, const struct where *w, struct cfg_endpoint *ep)
 {
 	const char *colon = strrchr(n->text, ':');
 	unsigned long port = 0;
@@ -55,7 +54,7 @@ static int endpoint_name(struct build *b, const struct tree_node *n, const struc
 	if (memchr(n->text, ':', (size_t)(colon - n->text)) && n->text[0] != '[')
 		return say_at(b->err, n, w, "%s: an IPv6 address stands in brackets: [IPv6]:PORT", q);
 	if (!host_name(n->text, (size_t)(colon - n->text)))
-		return say_at(b->err, n, w, "%s is neither an address nor HOST:PORT: %s", q, why->msg);
+		return say_at(b->err, n, w, "%s: want HOST:PORT, IP:PORT or [IPv6]:PORT", q);
 	if (colon[1] && strlen(colon + 1) <= 5 && strspn(colon + 1, "0123456789") == strlen(colon + 1))
 		port = strtoul(colon + 1, NULL, 10);
 	if (!port || port > 65535)
@@ -69,14 +68,13 @@ static int endpoint_name(struct build *b, const struct tree_node *n, const struc
 static int endpoint_item(struct build *b, const struct tree_node *n, const struct where *w, uint32_t index, void *arg)
 {
 	struct cfg_endpoint *ep = &((struct cfg_endpoint *)arg)[index];
-	struct err why = {""};
 	char q[SAY_QUOTED];
 
 	if (n->kind != TREE_SCALAR || tree_null(n))
 		return say_at(b->err, n, w, "want HOST:PORT, IP:PORT or [IPv6]:PORT, not %s", tree_kind_str(n));
 	ep->id = b->c->n_endpoints++;
-	if (addr_parse(n->text, n->n, &ep->address, &why) < 0)
-		return endpoint_name(b, n, w, &why, ep);
+	if (addr_parse(n->text, n->n, &ep->address, NULL) < 0)
+		return endpoint_name(b, n, w, ep);
 	ep->port = ep->address.port;
 	if (!ep->port)
 		return say_at(b->err, n, w, "%s: want a port from 1 to 65535", say_quote(q, n->text, n->n));

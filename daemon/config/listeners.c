@@ -94,6 +94,23 @@ static int match_kind(struct build *b, const struct tree_node *n, const struct w
 	return regex_read(b, found->value, &in, m);
 }
 
+/* an :authority is matched in lower case; not the regexes, where \W is not \w */
+static int authority_lower(struct build *b, struct cfg_match *m)
+{
+	char *s;
+
+	if (!m->text || m->kind == MATCH_REGEX)
+		return 0;
+	s = arena_text(&b->own->arena, m->text, strlen(m->text));
+	if (!s)
+		return say_no_memory(b->err);
+	m->text = s;
+	for (; *s; s++)
+		if (*s >= 'A' && *s <= 'Z')
+			*s += 'a' - 'A';
+	return 0;
+}
+
 static int authority_read(struct build *b, const struct tree_node *n, const struct where *w, void *base)
 {
 	struct cfg_route *route = base;
@@ -105,10 +122,13 @@ static int authority_read(struct build *b, const struct tree_node *n, const stru
 	route->authority = m;
 	if (n->kind == TREE_SCALAR) {
 		m->kind = MATCH_EXACT;
-		return value_text(b, n, w, BUILD_TEXT, &m->text);
+		r = value_text(b, n, w, BUILD_TEXT, &m->text);
+	} else {
+		r = schema_read(b, &match_table, 0, n, w, m);
+		if (r >= 0)
+			r = match_kind(b, n, w, m);
 	}
-	r = schema_read(b, &match_table, 0, n, w, m);
-	return r < 0 ? r : match_kind(b, n, w, m);
+	return r < 0 ? r : authority_lower(b, m);
 }
 
 static int header_item(struct build *b, const struct tree_node *n, const struct where *w, uint32_t index, void *arg)
@@ -159,12 +179,11 @@ static int cidr_item(struct build *b, const struct tree_node *n, const struct wh
 {
 	struct cidr *all = arg;
 	struct err why = {""};
-	char q[SAY_QUOTED];
 
 	if (n->kind != TREE_SCALAR || tree_null(n))
 		return say_at(b->err, n, w, "want IP/BITS or IP/BITS:PORTS, not %s", tree_kind_str(n));
 	if (cidr_parse(n->text, n->n, &all[index], &why) < 0)
-		return say_at(b->err, n, w, "%s: %s", say_quote(q, n->text, n->n), why.msg);
+		return say_at(b->err, n, w, "%s", why.msg);
 	return 0;
 }
 
@@ -202,19 +221,16 @@ static const struct table route_match_table = {
 
 /* ---- targets ---- */
 
-static int edge_add(struct build *b, const struct cfg_listener *l, const struct tree_node *at, const struct where *w,
+static int edge_add(struct build *b, const struct cfg_listener *l, uint32_t route, const struct tree_entry *from,
 		    const struct cfg_target *t)
 {
 	struct build_edge *e = arena_alloc(&b->scratch, sizeof(*e)), **last;
-	char path[224];
 
 	if (!e)
 		return say_no_memory(b->err);
-	say_path(path, sizeof(path), w);
-	e->path = arena_text(&b->scratch, path, strlen(path));
-	if (!e->path)
-		return say_no_memory(b->err);
-	e->at = at;
+	e->at = from->value;
+	e->key = from->key->text;
+	e->route = route;
 	e->target = t;
 	last = b->last_edge[l->id] ? &b->last_edge[l->id]->next : &b->edges[l->id];
 	*last = e;
@@ -222,31 +238,43 @@ static int edge_add(struct build *b, const struct cfg_listener *l, const struct 
 	return 0;
 }
 
+/* 'cluster: x' where x is a listener, and the other way round */
+static int target_mixed_up(struct build *b, const struct tree_entry *e, const struct where *w, bool listener)
+{
+	const struct build_names *right = listener ? &b->listeners : &b->clusters;
+	const struct build_names *other = listener ? &b->clusters : &b->listeners;
+	const char *is = listener ? "cluster" : "listener", *name = e->value->text;
+
+	if (e->value->kind != TREE_SCALAR || names_find(right, name) != UINT32_MAX ||
+	    names_find(other, name) == UINT32_MAX)
+		return 0;
+	return say_at(b->err, e->value, w, "'%s' is a %s: write '%s: %s'", name, is, is, name);
+}
+
 /* a target that exists, and is of a kind that can be one */
 static int target_refer(struct build *b, const struct cfg_listener *l, const struct tree_entry *e,
 			const struct where *w, struct cfg_target *t)
 {
-	bool forward = !strcmp(e->key->text, "forward");
+	bool forward = !strcmp(e->key->text, "forward"), listener = !strcmp(e->key->text, "listener");
 	uint32_t i;
 	int r;
 
-	if (!strcmp(e->key->text, "listener")) {
-		r = names_refer(b, &b->listeners, "listener", e->value, w, &i);
-		if (r < 0)
-			return r;
-		t->listener = &b->c->listeners[i];
-		if (t->listener->type != LISTENER_INTERNAL)
-			return say_at(b->err, e->value, w,
-				      "listener '%s' is of type %s: only internal listeners can be a target",
-				      t->listener->name, listener_types[t->listener->type]);
-		return 0;
-	}
 	if (forward && l->type == LISTENER_TCP)
-		return say_at(b->err, e->key, w, "a tcp listener has no CONNECT to forward; 'cluster: %s' opens one",
-			      e->value->kind == TREE_SCALAR ? e->value->text : "NAME");
-	r = names_refer(b, &b->clusters, "cluster", e->value, w, &i);
+		return say_at(b->err, e->key, w, "a tcp listener has no CONNECT to forward; 'cluster' opens one");
+	r = target_mixed_up(b, e, w, listener);
 	if (r < 0)
 		return r;
+	r = names_refer(b, listener ? &b->listeners : &b->clusters, listener ? "listener" : "cluster", e->value, w, &i);
+	if (r < 0)
+		return r;
+	if (listener) {
+		t->listener = &b->c->listeners[i];
+		if (t->listener->type == LISTENER_INTERNAL)
+			return 0;
+		return say_at(b->err, e->value, w,
+			      "listener '%s' is of type %s: only internal listeners can be a target", t->listener->name,
+			      listener_types[t->listener->type]);
+	}
 	t->cluster = &b->c->clusters[i];
 	t->forward = forward;
 	if (forward && t->cluster->type != CLUSTER_TUNNEL)
@@ -256,8 +284,8 @@ static int target_refer(struct build *b, const struct cfg_listener *l, const str
 }
 
 /* cluster:, listener: or forward:, one at the most; Return: 1 if there is one */
-static int target_read(struct build *b, const struct cfg_listener *l, const struct tree_node *n, const struct where *w,
-		       struct cfg_target *t)
+static int target_read(struct build *b, const struct cfg_listener *l, uint32_t route, const struct tree_node *n,
+		       const struct where *w, struct cfg_target *t)
 {
 	static const char *const keys[] = {"cluster", "listener", "forward"};
 	const struct tree_entry *e, *found = NULL;
@@ -279,7 +307,7 @@ static int target_read(struct build *b, const struct cfg_listener *l, const stru
 	r = target_refer(b, l, found, &in, t);
 	if (r < 0)
 		return r;
-	r = edge_add(b, l, found->value, &in, t);
+	r = edge_add(b, l, route, found, t);
 	return r < 0 ? r : 1;
 }
 
@@ -328,7 +356,7 @@ static int route_item(struct build *b, const struct tree_node *n, const struct w
 		if (r < 0)
 			return r;
 	}
-	r = target_read(b, l, n, &in, &route->to);
+	r = target_read(b, l, index, n, &in, &route->to);
 	if (r == 0)
 		return say_at(b->err, n, &in, "has no target: want cluster, listener or forward");
 	return r < 0 ? r : 0;
@@ -424,7 +452,7 @@ static int listener_read(struct build *b, const struct tree_node *n, const struc
 		if (r < 0)
 			return r;
 	}
-	r = target_read(b, l, n, w, &l->to);
+	r = target_read(b, l, BUILD_DEFAULT, n, w, &l->to);
 	if (r == 0 && l->type == LISTENER_TCP && !l->n_routes)
 		return say_at(b->err, n, w, "has no target: want cluster or listener, or routes");
 	return r < 0 ? r : 0;

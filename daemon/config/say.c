@@ -41,6 +41,16 @@ const char *say_quote(char out[SAY_QUOTED], const char *s, size_t n)
 	return out;
 }
 
+/* keys of ours are words; what else stands in front of a colon is quoted */
+static const char *key_str(const char *key, char q[SAY_QUOTED])
+{
+	const char *p;
+
+	for (p = key; *p >= '!' && *p <= '~'; p++)
+		;
+	return *p || p - key > 64 || p == key ? say_quote(q, key, strlen(key)) : key;
+}
+
 static size_t path_add(char *out, size_t n, const struct where *w)
 {
 	char q[SAY_QUOTED];
@@ -50,7 +60,11 @@ static size_t path_add(char *out, size_t n, const struct where *w)
 		return 0;
 	at = path_add(out, n, w->up);
 	if (at < n)
-		at += (size_t)snprintf(out + at, n - at, "%s%.*s", !w->up ? "" : w->up->name ? " " : ".", 64, w->key);
+		at += (size_t)snprintf(out + at, n - at, "%s%s",
+				       !w->up	     ? ""
+				       : w->up->name ? " "
+						     : ".",
+				       key_str(w->key, q));
 	if (w->item && at < n)
 		at += (size_t)snprintf(out + at, n - at, "[%u]", w->index);
 	if (w->name && at < n)

@@ -88,34 +88,55 @@ static int text_check(struct parse *p)
 
 /* ---- errors ---- */
 
-static bool tab_indents(const struct parse *p, size_t line)
+/* the text of a line, from 0 on; "" when there is none */
+static void line_text(const struct parse *p, size_t line, char *out, size_t room)
 {
-	const char *s = p->text, *end = p->text + p->n;
+	const char *s = p->text, *end = p->text + p->n, *stop;
+	size_t n;
 
 	while (line-- && s) {
 		s = memchr(s, '\n', (size_t)(end - s));
 		s = s ? s + 1 : NULL;
 	}
-	while (s && s < end && *s == ' ')
-		s++;
-	return s && s < end && *s == '\t';
+	stop = s ? memchr(s, '\n', (size_t)(end - s)) : NULL;
+	n = !s ? 0 : stop ? (size_t)(stop - s) : (size_t)(end - s);
+	n = n < room ? n : room - 1;
+	if (n)
+		memcpy(out, s, n);
+	out[n] = 0;
+}
+
+/* the mistakes that everyone makes once, in words that help; NULL: libyaml's words must do */
+static const char *yaml_hint(const struct parse *p)
+{
+	const char *context = p->yaml.context ? p->yaml.context : "";
+	char line[512];
+
+	line_text(p, p->yaml.problem_mark.line, line, sizeof(line));
+	if (p->yaml.error == YAML_SCANNER_ERROR && line[strspn(line, " ")] == '\t')
+		return "a tab cannot indent YAML, use spaces";
+	if (strstr(context, "scanning an alias"))
+		return "a text that begins with * must be quoted, like \"*\"";
+	if (strstr(context, "parsing a flow node") && strstr(line, "[:"))
+		return "a text with brackets must be quoted, like \"[::1]:80\"";
+	return NULL;
 }
 
 static int yaml_failed(const struct parse *p)
 {
 	const yaml_parser_t *y = &p->yaml;
-	const char *what = y->problem ? y->problem : "not YAML";
+	const char *what = yaml_hint(p), *context = what ? NULL : y->context;
 	size_t line = y->problem_mark.line;
 
 	if (y->error == YAML_MEMORY_ERROR)
 		return err_set(p->err, -ENOMEM, "%s: out of memory", say_file(p->file));
-	if (y->error == YAML_SCANNER_ERROR && tab_indents(p, line))
-		what = "a tab cannot indent YAML, use spaces";
-	if (y->context && y->context_mark.line != line)
+	if (!what)
+		what = y->problem ? y->problem : "not YAML";
+	if (context && y->context_mark.line != line)
 		return err_set(p->err, -EINVAL, "%s:%zu:%zu: %s (%s that begins at line %zu)", say_file(p->file),
-			       line + 1, y->problem_mark.column + 1, what, y->context, y->context_mark.line + 1);
+			       line + 1, y->problem_mark.column + 1, what, context, y->context_mark.line + 1);
 	return err_set(p->err, -EINVAL, "%s:%zu:%zu: %s%s%s", say_file(p->file), line + 1, y->problem_mark.column + 1,
-		       what, y->context ? " " : "", y->context ? y->context : "");
+		       what, context ? " " : "", context ? context : "");
 }
 
 static int wrong(const struct parse *p, yaml_mark_t at, const char *sentence)
@@ -139,6 +160,8 @@ static int add_key(struct parse *p, struct tree_node *map, struct tree_node *key
 		return wrong(p, at, "a key must be a word");
 	if (key->plain && !strcmp(key->text, "<<"))
 		return wrong(p, at, "merge keys (<<) are not supported, name the anchor's values one by one");
+	if (map->n == TREE_KEYS)
+		return wrong(p, at, "more than 256 keys in one mapping");
 	twice = tree_get(map, key->text);
 	if (twice)
 		return err_set(p->err, -EINVAL, "%s:%zu:%zu: key %s is here twice, first at line %u", say_file(p->file),
@@ -159,8 +182,6 @@ static int add(struct parse *p, struct tree_node *n, yaml_mark_t at)
 	}
 	if (up->kind == TREE_MAP && !p->key[p->depth - 1])
 		return add_key(p, up, n, at);
-	if (up->kind == TREE_MAP && up->n == TREE_KEYS)
-		return wrong(p, at, "more than 256 keys in one mapping");
 	e = arena_alloc(p->arena, sizeof(*e));
 	if (!e)
 		return no_memory(p);

@@ -257,40 +257,35 @@ int value_addr(struct build *b, const struct tree_node *n, const struct where *w
 	return 0;
 }
 
-/* a pattern that spiffe_match() understands */
+/* what spiffe_match() understands: an id, one * at either end, or * as whole segments */
+static bool spiffe_pattern(const char *s, size_t n)
+{
+	const char *star = strchr(s, '*');
+
+	if (!strchr(star + 1, '*') && (star == s || (star == s + n - 1 && !strncmp(s, "spiffe://", 9))))
+		return true;
+	if (strncmp(s, "spiffe://", 9) != 0)
+		return false;
+	for (; star; star = strchr(star + 1, '*'))
+		if (star[-1] != '/' || (star[1] && star[1] != '/'))
+			return false;
+	return true;
+}
+
 int value_spiffe(struct build *b, const struct tree_node *n, const struct where *w, const char **ret)
 {
 	int r = value_text(b, n, w, SPIFFE_MAX, ret);
-	const char *s = *ret, *star;
-	struct spiffe id;
 	struct err why = {""};
-	size_t len;
+	struct spiffe id;
 
 	if (r < 0)
 		return r;
-	len = strlen(s);
-	star = strchr(s, '*');
-	if (!star) {
-		if (spiffe_parse(s, len, &id, &why) < 0)
-			return say_at(b->err, n, w, "not a SPIFFE id: %s", why.msg);
-		return 0;
-	}
-	if (star == s && len > 1 && !strchr(s + 1, '*'))
-		return 0;
-	if (strncmp(s, "spiffe://", 9) || star == s + 9)
-		return bad(b, n, w, "spiffe://TRUST-DOMAIN/..., or * in front of the end of an id");
-	if (star == s + len - 1)
-		return 0;
-	/* spiffe://td/ns/X/sa/Y, where X and Y may be * */
-	star = strchr(s + 9, '/');
-	if (star && !strncmp(star, "/ns/", 4)) {
-		const char *ns = star + 4, *sa = strchr(ns, '/');
-
-		if (sa && !strncmp(sa, "/sa/", 4) && sa[4] && !strchr(sa + 4, '/') &&
-		    !memchr(s, '*', (size_t)(star - s)) &&
-		    ((sa == ns + 1 && *ns == '*') || !memchr(ns, '*', (size_t)(sa - ns))) &&
-		    (!strcmp(sa + 4, "*") || !strchr(sa + 4, '*')))
-			return 0;
-	}
-	return bad(b, n, w, "one * at the beginning or the end, or spiffe://TRUST-DOMAIN/ns/*/sa/*");
+	if (strchr(n->text, '*'))
+		return spiffe_pattern(n->text, n->n)
+			       ? 0
+			       : bad(b, n, w,
+				     "a SPIFFE id with one * at its beginning or end, or with * as whole segments");
+	if (spiffe_parse(n->text, n->n, &id, &why) < 0)
+		return say_at(b->err, n, w, "%s", why.msg);
+	return 0;
 }

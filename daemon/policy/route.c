@@ -23,10 +23,10 @@
 #include <pcre2.h>
 
 #define MATCH_LIMIT	   10000u
-#define REGEX_TEXT_MAX	   4096u  /* bytes of text an expression is run on */
-#define REGEX_MEMORY	   65536u /* on the stack, during a match; pcre2 begins with 20 KiB and doubles */
-#define AUTHORITY_TEXT_MAX 320u	  /* host, brackets, port */
-#define JOINED_MAX	   4096u  /* a header that comes several times, joined */
+#define REGEX_TEXT_MAX	   4096u   /* bytes of text an expression is run on */
+#define REGEX_MEMORY	   327680u /* on the stack, during a match; see arena_alloc() */
+#define AUTHORITY_TEXT_MAX 320u	   /* host, brackets, port */
+#define JOINED_MAX	   4096u   /* a header that comes several times, joined */
 
 enum verdict { NO, YES, TIRED };
 
@@ -37,6 +37,10 @@ struct arena {
 	_Alignas(max_align_t) char mem[REGEX_MEMORY];
 };
 
+/*
+ * pcre2's frames take 20 KiB, and when they are full twice that, until they have 160 KiB: a group can repeat 500 times. What is
+ * given back is not used again, which the sizes allow for. Of the stack only what was used is ever touched.
+ */
 static void *arena_alloc(size_t n, void *arg)
 {
 	struct arena *a = arg;

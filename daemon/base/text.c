@@ -89,20 +89,20 @@ void text_addf(struct text *t, const char *fmt, ...)
 	}
 }
 
-size_t text_utf8(const char *text, size_t n)
+size_t text_utf8(const char *s, size_t n)
 {
-	const unsigned char *s = (const unsigned char *)text;
+	const unsigned char *u = (const unsigned char *)s;
 	unsigned char low = 0x80, high = 0xbf; /* what the second byte may be */
 	size_t len;
 
-	if (s[0] < 0x80)
+	if (u[0] < 0x80)
 		return 1;
-	if (s[0] < 0xc2 || s[0] > 0xf4)
+	if (u[0] < 0xc2 || u[0] > 0xf4)
 		return 0;
-	len = s[0] < 0xe0 ? 2 : s[0] < 0xf0 ? 3 : 4;
+	len = u[0] < 0xe0 ? 2 : u[0] < 0xf0 ? 3 : 4;
 	if (n < len)
 		return 0;
-	switch (s[0]) {
+	switch (u[0]) {
 	case 0xe0:
 		low = 0xa0; /* overlong */
 		break;
@@ -116,10 +116,10 @@ size_t text_utf8(const char *text, size_t n)
 		high = 0x8f; /* above U+10FFFF */
 		break;
 	}
-	if (s[1] < low || s[1] > high)
+	if (u[1] < low || u[1] > high)
 		return 0;
 	for (size_t i = 2; i < len; i++)
-		if ((s[i] & 0xc0) != 0x80)
+		if ((u[i] & 0xc0) != 0x80)
 			return 0;
 	return len;
 }

@@ -239,7 +239,7 @@ static int net_parse(const char *s, size_t n, struct cidr *c, struct err *reterr
 
 		memcpy(a.ip, net, sizeof(net));
 		snprintf(want, sizeof(want), "%s/%u, or /%u for one address", addr_ip_str(&a, ip), bits,
-			 c->net.family == AF_INET ? 32 : 128);
+			 c->net.family == AF_INET ? 32u : 128u);
 		return refuse(reterr, s, n, want);
 	}
 	return 0;

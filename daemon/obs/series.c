@@ -67,10 +67,11 @@ static void block_fill(struct block *b, const struct series_labels *l)
 static struct series *series_new(const struct block *b, uint64_t hash)
 {
 	struct series *s = malloc(sizeof(*s) + b->len);
-	char *text = (char *)(s + 1);
+	char *text;
 
 	if (!s)
 		return NULL;
+	text = (char *)(s + 1);
 	memset(s, 0, sizeof(*s));
 	s->hash = hash;
 	memcpy(text, b->s, b->len);

@@ -26,16 +26,17 @@ static bool segment_char(char c)
 	return domain_char(c) || (c >= 'A' && c <= 'Z');
 }
 
-/* Up to the next '/', which is taken away, too. */
-static struct slice segment_take(struct slice *s)
+/* Take up to the next '/', and that, too. Return: true if there was one: another segment follows, if an empty one. */
+static bool segment_take(struct slice *s, struct slice *ret)
 {
 	const char *slash = s->n ? memchr(s->p, '/', s->n) : NULL;
-	struct slice seg = {s->p, slash ? (size_t)(slash - s->p) : s->n};
-	size_t n = seg.n + (slash != NULL);
+	size_t n = slash ? (size_t)(slash - s->p) : s->n;
 
+	*ret = (struct slice){s->p, n};
+	n += slash != NULL;
 	s->p += n;
 	s->n -= n;
-	return seg;
+	return slash;
 }
 
 /* Return: NULL, or what is wrong; @seg gets the first four segments, *ret_n how many there are. */
@@ -45,9 +46,9 @@ static const char *path_check(struct slice path, struct slice seg[4], size_t *re
 	bool more = true;
 
 	while (more) {
-		struct slice s = segment_take(&path);
+		struct slice s;
 
-		more = s.p + s.n < path.p; /* a '/' was taken: there is another segment, if an empty one */
+		more = segment_take(&path, &s);
 		if (!s.n)
 			return "empty path segment";
 		if (slice_is(s, ".") || slice_is(s, ".."))
@@ -70,20 +71,21 @@ int spiffe_parse(const char *s, size_t n, struct spiffe *ret, struct err *reterr
 	struct spiffe id = {0};
 	const char *why;
 	size_t segs = 0;
+	bool has_path;
 
 	if (n > SPIFFE_MAX)
 		return refuse(reterr, all, "longer than 2048 bytes");
 	if (n < scheme || memcmp(s, SCHEME, scheme))
 		return refuse(reterr, all, "does not begin with spiffe://");
 	rest = (struct slice){s + scheme, n - scheme};
-	id.trust_domain = segment_take(&rest);
+	has_path = segment_take(&rest, &id.trust_domain);
 	if (!id.trust_domain.n || id.trust_domain.n > TRUST_DOMAIN_MAX)
 		return refuse(reterr, all, "trust domain of 1 to 255 bytes wanted");
 	for (size_t i = 0; i < id.trust_domain.n; i++)
 		if (!domain_char(id.trust_domain.p[i]))
 			return refuse(reterr, all, "character not allowed in trust domain");
 	id.path = rest;
-	if (rest.p > id.trust_domain.p + id.trust_domain.n) { /* there is a path, be it empty */
+	if (has_path) {
 		why = path_check(rest, seg, &segs);
 		if (why)
 			return refuse(reterr, all, why);
@@ -99,13 +101,16 @@ int spiffe_parse(const char *s, size_t n, struct spiffe *ret, struct err *reterr
 /* Segment by segment; a segment "*" of the pattern takes any one that is not empty. */
 static bool segments_match(struct slice pattern, struct slice id)
 {
-	while (pattern.n && id.n) {
-		struct slice p = segment_take(&pattern), s = segment_take(&id);
+	struct slice p, s;
+	bool more, id_more;
 
+	do {
+		more = segment_take(&pattern, &p);
+		id_more = segment_take(&id, &s);
 		if (slice_is(p, "*") ? !s.n : p.n != s.n || memcmp(p.p, s.p, p.n))
 			return false;
-	}
-	return !pattern.n && !id.n;
+	} while (more && id_more);
+	return !more && !id_more;
 }
 
 bool spiffe_match(const char *pattern, const char *id, size_t id_len)

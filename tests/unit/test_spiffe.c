@@ -137,6 +137,7 @@ static void patterns_match_what_they_say(void **state)
 		{"spiffe://td/ns/*/sa/*", "spiffe://td/ns/a/sa/b/c", false},
 		{"spiffe://td/ns/*/sa/*", "spiffe://td/ns/a/sa/", false},
 		{"spiffe://td/ns/*/sa/*", "spiffe://td/ns//sa/b", false},
+		{"spiffe://td/ns/*/sa/*", "spiffe://td/ns/a/sa/b/", false}, /* an empty one behind it */
 		{"spiffe://td/ns/*/sa/*", "spiffe://td/ns/a/sa", false},
 		{"spiffe://td/ns/*/sa/b", "spiffe://td/ns/a/sa/b", true},
 		{"spiffe://td/ns/*/sa/b", "spiffe://td/ns/a/sa/c", false},

@@ -82,8 +82,8 @@ static void log_reopen(struct access_log *l)
 	int fd = log_open(l->path, &owned);
 
 	if (fd < 0) {
-		log_write(LOG_ERR, LA_MAIN, "access log: cannot reopen %s: %s; still writing to the old file", l->path,
-			  strerror(-fd));
+		log_err(LA_MAIN, "access log: cannot reopen %s: %s; still writing to the old file", l->path,
+			strerror(-fd));
 		return;
 	}
 	if (l->owned)
@@ -161,9 +161,9 @@ static void log_out(struct access_log *l, const char *p, size_t n)
 	stats_bump(&l->written, done);
 	stats_bump(&l->lost, lines - done);
 	if (log_rate_ok(&l->complain, now_ms(), COMPLAIN_MS, &held))
-		log_write(LOG_ERR, LA_MAIN, "access log: cannot write %s: %s; %llu lines lost so far", l->path,
-			  e == ETIMEDOUT ? "its reader does not read" : strerror(e),
-			  (unsigned long long)atomic_load_explicit(&l->lost, memory_order_relaxed));
+		log_err(LA_MAIN, "access log: cannot write %s: %s; %llu lines lost so far", l->path,
+			e == ETIMEDOUT ? "its reader does not read" : strerror(e),
+			(unsigned long long)atomic_load_explicit(&l->lost, memory_order_relaxed));
 }
 
 static void log_flush(struct access_log *l)

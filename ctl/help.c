@@ -1,0 +1,161 @@
+/* What --help says. The man page says more; whoever changes one looks at the other. Lines fit 80 columns. */
+#include "help.h"
+#include "base/clean.h"
+#include <string.h>
+
+// clang-format off
+#define COMMON \
+	"\n" \
+	"  -s, --socket PATH   admin socket of the daemon\n" \
+	"                      (default: $ADIT_SOCKET, else /run/adit/admin.sock)\n" \
+	"  -o, --output FORM   table, wide (more columns, nothing cut), or json (the\n" \
+	"                      API's answer as it is)\n" \
+	"  -h, --help          this text\n"
+#define WATCH \
+	"  -w, --watch[=SECONDS]  again every 2 or SECONDS seconds\n"
+
+static const char main_text[] =
+	"aditctl: look at a running aditd, and tell it what to do\n"
+	"\n"
+	"usage: aditctl [-s SOCKET] [-o table|json|wide] COMMAND [ARGUMENT...]\n"
+	"\n"
+	"  status                  is it ready, and how much does it hold\n"
+	"  listener                where connections enter\n"
+	"  chain                   the ways through the listeners, up to a cluster\n"
+	"  cluster                 where connections go: endpoints and their counters\n"
+	"  tunnel                  live tunnels to and from other nodes\n"
+	"  conn [list]             live connections: legs, peer, metadata, bytes, chain\n"
+	"  conn show ID            all about one\n"
+	"  conn kill ID            close one (RST to both ends)\n"
+	"  stats [PATTERN]         counters and latencies\n"
+	"  log-level [AREA=LEVEL]  show or set what is logged\n"
+	"  config check [FILE]     judge a configuration, without a daemon\n"
+	"  drain [--within TIME]   no new connections, then end\n"
+	"  metrics                 Prometheus text\n"
+	"  version                 of aditctl and aditd\n"
+	"  help [COMMAND]          this text, or a command's\n"
+	COMMON
+	"\n"
+	"Exit status: 0 done; 1 refused or failed, or the configuration has an error;\n"
+	"2 wrong command line; 3 aditd cannot be reached.\n";
+
+static const struct {
+	const char *command, *text;
+} texts[] = {
+	{"status",
+	 "usage: aditctl status [--watch[=SECONDS]]\n"
+	 "\n"
+	 "Node, version, TLS library, state, and how many connections, tunnels, streams\n"
+	 "and buffered bytes there are.\n"
+	 "\n"
+	 WATCH
+	 COMMON},
+	{"listener",
+	 "usage: aditctl listener [--watch[=SECONDS]]\n"
+	 "\n"
+	 "Listeners with type, address, default target (TO), number of routes, and\n"
+	 "counters. IN is what came in through the listener, OUT what went back.\n"
+	 "\n"
+	 WATCH
+	 COMMON},
+	{"chain",
+	 "usage: aditctl chain\n"
+	 "\n"
+	 "Every way a connection can take: the listener where it enters, the internal\n"
+	 "listeners behind it, the cluster at the end; and when: the routes that lead\n"
+	 "there ('-' is the default).\n"
+	 COMMON},
+	{"cluster",
+	 "usage: aditctl cluster [--watch[=SECONDS]]\n"
+	 "\n"
+	 "One line per endpoint: the address in use, live and all connections (streams,\n"
+	 "for tunnel clusters), failures, tunnels, and connections that wait for one.\n"
+	 "\n"
+	 WATCH
+	 COMMON},
+	{"tunnel",
+	 "usage: aditctl tunnel [--limit N] [--peer TEXT] [--watch[=SECONDS]]\n"
+	 "\n"
+	 "Live tunnels: direction, state, address and certificate identity of the peer,\n"
+	 "streams now and allowed, streams in all, bytes, round trip, age. -o wide adds\n"
+	 "the record engine and why it is not a faster one, the cipher, the windows, and\n"
+	 "when the peer's certificate expires.\n"
+	 "\n"
+	 "  -n, --limit N          at most N; 0 is all (default)\n"
+	 "  -p, --peer TEXT        those whose address or identity contains TEXT\n"
+	 WATCH
+	 COMMON},
+	{"conn",
+	 "usage: aditctl conn [list] [--limit N] [--listener NAME] [--peer TEXT]\n"
+	 "                    [--watch[=SECONDS]]\n"
+	 "       aditctl conn show ID\n"
+	 "       aditctl conn kill ID\n"
+	 "\n"
+	 "Live connections. LEGS says what each side is: tcp, or tTUNNEL/STREAM. PEER is\n"
+	 "the identity from the certificate of the agent at the tunnel's other end;\n"
+	 "METADATA is what that agent said, MISMATCH that it contradicts the\n"
+	 "certificate. SENT goes towards the destination. kill closes with RST to both\n"
+	 "ends; it is for root and the daemon's own user.\n"
+	 "\n"
+	 "  -n, --limit N          at most N (default 1000); 0 is all\n"
+	 "  -l, --listener NAME    those that entered by listener NAME\n"
+	 "  -p, --peer TEXT        those with TEXT in an address, identity, authority or\n"
+	 "                         node id\n"
+	 WATCH
+	 COMMON},
+	{"stats",
+	 "usage: aditctl stats [PATTERN] [--watch[=SECONDS]]\n"
+	 "\n"
+	 "Counters and gauges that are not zero (-o wide: all), and latencies: open is\n"
+	 "from accept to established, queue the wait for a tunnel. PATTERN is a part of\n"
+	 "a name or a glob ('tls_*'); what it finds is shown even if zero.\n"
+	 "\n"
+	 WATCH
+	 COMMON},
+	{"log-level",
+	 "usage: aditctl log-level [AREA=LEVEL...]\n"
+	 "\n"
+	 "Shows the level of each area, or sets some. LEVEL is error, warn, info or\n"
+	 "debug; AREA is one of those shown, or all. A LEVEL alone is for all areas.\n"
+	 "Lasts until the daemon ends.\n"
+	 COMMON},
+	{"config",
+	 "usage: aditctl config check [FILE]\n"
+	 "\n"
+	 "Reads FILE (default /etc/adit/adit.yaml) and conf.d/ beside it as the daemon\n"
+	 "would, and says ok; or FILE:LINE:COLUMN and what is wrong, with exit status 1.\n"
+	 "Needs no daemon, but the right to read what the configuration names.\n"
+	 COMMON},
+	{"drain",
+	 "usage: aditctl drain [--within TIME]\n"
+	 "\n"
+	 "The daemon tells load balancers (readiness 503) and peers (GOAWAY) that it\n"
+	 "goes, takes no new connections, and ends when the live ones have ended, or\n"
+	 "after TIME. For root and the daemon's own user.\n"
+	 "\n"
+	 "      --within TIME      for instance 500ms, 30s, 5m\n"
+	 "                         (default: timeouts.drain of the configuration)\n"
+	 COMMON},
+	{"metrics",
+	 "usage: aditctl metrics\n"
+	 "\n"
+	 "What GET /metrics answers: Prometheus text.\n"
+	 COMMON},
+	{"version",
+	 "usage: aditctl version\n"
+	 "\n"
+	 "Versions of aditctl and, if it can be reached, of aditd.\n"
+	 COMMON},
+	{"help",
+	 "usage: aditctl help [COMMAND]\n"
+	 COMMON},
+};
+// clang-format on
+
+const char *help_text(const char *command)
+{
+	for (size_t i = 0; command && i < ARRAY_LEN(texts); i++)
+		if (!strcmp(texts[i].command, command))
+			return texts[i].text;
+	return main_text;
+}

@@ -1,0 +1,215 @@
+/*
+ * The API's front door: one table of paths, checked in the order path (404), method (405), permission (403), parameters (400),
+ * then the handler. An answer is JSON; a refusal is {"error": "..."} with a sentence that says what to do.
+ *
+ * Handlers write into ans->body and leave the status 200 unless api_fail() changed it. They may ask workers, so one request can
+ * take a second when a worker hangs; then the answer is 503.
+ */
+#include "admin/api.h"
+#include "base/clean.h"
+#include "obs/metrics.h"
+#include <adit/admin.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+#define JSON_TYPE "application/json"
+
+static api_handler api_index, api_ready, api_live;
+
+enum route_flag {
+	R_CHANGE = 1, /* changes something, or reads files with the daemon's rights: root or own user only */
+	R_PUBLIC = 2, /* also on TCP */
+	R_ID = 4,     /* path ends in an id */
+};
+
+struct route {
+	const char *method, *path;
+	unsigned int flags; /* enum route_flag */
+	const char *params; /* " name name ", blank at both ends; NULL: none */
+	api_handler *handle;
+	const char *help;
+};
+
+static const struct route routes[] = {
+	{"GET", ADIT_API_INDEX, 0, NULL, api_index, "this list"},
+	{"GET", ADIT_API_STATUS, 0, NULL, api_status, "what the daemon is and how much it holds"},
+	{"GET", ADIT_API_LISTENERS, 0, NULL, api_listeners, "listeners and their counters"},
+	{"GET", ADIT_API_CHAINS, 0, NULL, api_chains, "every way through the listeners"},
+	{"GET", ADIT_API_CLUSTERS, 0, NULL, api_clusters, "clusters, their endpoints and counters"},
+	{"GET", ADIT_API_TUNNELS, 0, " limit peer ", api_tunnels, "live tunnels"},
+	{"GET", ADIT_API_CONNS, 0, " limit listener peer ", api_conns, "live connections"},
+	{"GET", ADIT_API_CONN, R_ID, NULL, api_conn, "one live connection"},
+	{"DELETE", ADIT_API_CONN, R_ID | R_CHANGE, NULL, api_conn_kill, "close one connection, with RST to both ends"},
+	{"GET", ADIT_API_STATS, 0, " match ", api_stats, "counters, gauges, resets by code, latencies"},
+	{"GET", ADIT_API_LOG_LEVEL, 0, NULL, api_log_level, "log level of each area"},
+	{"PUT", ADIT_API_LOG_LEVEL, R_CHANGE, NULL, api_log_level_set, "set log levels: {\"AREA\": \"LEVEL\"}"},
+	{"POST", ADIT_API_CONFIG_CHECK, R_CHANGE, NULL, api_config_check,
+	 "judge a configuration: YAML text or {\"path\": FILE}"},
+	{"POST", ADIT_API_DRAIN, R_CHANGE, NULL, api_drain, "drain and end: {\"within_ms\": N}"},
+	{"GET", ADIT_API_METRICS, R_PUBLIC, NULL, api_metrics, "Prometheus metrics"},
+	{"GET", ADIT_API_METRICS_ISTIO, R_PUBLIC, NULL, api_metrics, "the same"},
+	{"GET", ADIT_API_READY, R_PUBLIC, NULL, api_ready, "200 when ready, 503 when starting or draining"},
+	{"GET", ADIT_API_LIVE, R_PUBLIC, NULL, api_live, "200 when the main thread answers"},
+};
+
+void api_fail(struct api_answer *ans, unsigned int status, const char *fmt, ...)
+{
+	char sentence[1024];
+	struct json j;
+	va_list ap;
+
+	va_start(ap, fmt);
+	vsnprintf(sentence, sizeof(sentence), fmt, ap);
+	va_end(ap);
+	ans->status = status;
+	ans->type = JSON_TYPE;
+	ans->body.len = 0;
+	json_init(&j, &ans->body, false);
+	json_open(&j, NULL, '{');
+	json_str(&j, "error", sentence);
+	json_close(&j, '}');
+	text_add(&ans->body, "\n");
+}
+
+void api_fail_inspect(struct api_answer *ans, int r)
+{
+	if (r == -ETIMEDOUT)
+		api_fail(ans, 503,
+			 "a worker did not answer within a second; try again, and if that lasts, look at the log");
+	else
+		api_fail(ans, r == -ENOMEM ? 503 : 500, "cannot look: %s", strerror(-r));
+}
+
+const char *api_arg(const struct api_req *req, const char *name)
+{
+	for (uint32_t i = 0; i < req->n_args; i++)
+		if (!strcmp(req->args[i].name, name))
+			return req->args[i].value ? req->args[i].value : "";
+	return NULL;
+}
+
+static void api_index(struct api *a, const struct api_req *req, struct api_answer *ans)
+{
+	struct json j;
+
+	(void)a;
+	(void)req;
+	json_init(&j, &ans->body, true);
+	json_open(&j, NULL, '{');
+	json_open(&j, "paths", '[');
+	for (uint32_t i = 0; i < ARRAY_LEN(routes); i++) {
+		char path[64];
+
+		snprintf(path, sizeof(path), "%s%s", routes[i].path, routes[i].flags & R_ID ? "ID" : "");
+		json_open(&j, NULL, '{');
+		json_str(&j, "method", routes[i].method);
+		json_str(&j, "path", path);
+		json_str(&j, "help", routes[i].help);
+		json_close(&j, '}');
+	}
+	json_close(&j, ']');
+	json_close(&j, '}');
+	text_add(&ans->body, "\n");
+}
+
+/* Draining is told first, while connections are still served: load balancers look here and must go elsewhere in time. */
+static void api_ready(struct api *a, const struct api_req *req, struct api_answer *ans)
+{
+	struct status_row s = {0};
+
+	(void)req;
+	inspect_status(a->d, &s);
+	ans->type = "text/plain";
+	if (s.ready && !s.draining) {
+		text_add(&ans->body, "ready\n");
+		return;
+	}
+	ans->status = 503;
+	text_add(&ans->body, s.draining ? "draining\n" : "starting\n");
+}
+
+static void api_live(struct api *a, const struct api_req *req, struct api_answer *ans)
+{
+	(void)a;
+	(void)req;
+	ans->type = "text/plain";
+	text_add(&ans->body, "live\n");
+}
+
+static bool path_is(const struct route *r, const char *path)
+{
+	size_t n = strlen(r->path);
+
+	if (r->flags & R_ID)
+		return !strncmp(r->path, path, n) && path[n] && !strchr(path + n, '/');
+	return !strcmp(r->path, path);
+}
+
+static const char *allowed_methods(const char *path)
+{
+	static char out[64];
+
+	out[0] = '\0';
+	for (uint32_t i = 0; i < ARRAY_LEN(routes); i++)
+		if (path_is(&routes[i], path))
+			snprintf(out + strlen(out), sizeof(out) - strlen(out), "%s%s", out[0] ? ", " : "",
+				 routes[i].method);
+	return out;
+}
+
+/* HEAD is GET; the transport leaves out the body. Return: NULL when there is none; *ret_path says whether the path exists. */
+static const struct route *route_find(const struct api_req *req, bool *ret_path)
+{
+	const char *method = strcmp(req->method, "HEAD") ? req->method : "GET";
+
+	*ret_path = false;
+	for (uint32_t i = 0; i < ARRAY_LEN(routes); i++) {
+		if ((req->public_ && !(routes[i].flags & R_PUBLIC)) || !path_is(&routes[i], req->path))
+			continue;
+		*ret_path = true;
+		if (!strcmp(routes[i].method, method))
+			return &routes[i];
+	}
+	return NULL;
+}
+
+/* Return: false when a parameter is unknown; a misspelt filter must not look like "no filter". */
+static bool params_known(const struct route *r, const struct api_req *req, struct api_answer *ans)
+{
+	char word[40], list[64] = "none";
+
+	if (r->params)
+		snprintf(list, sizeof(list), "%.*s", (int)strlen(r->params) - 2, r->params + 1);
+	for (uint32_t i = 0; i < req->n_args; i++) {
+		snprintf(word, sizeof(word), " %.32s ", req->args[i].name);
+		if (r->params && strstr(r->params, word) && !strchr(req->args[i].name, ' ') && *req->args[i].name)
+			continue;
+		api_fail(ans, 400, "unknown parameter '%.32s'; %s takes: %s", req->args[i].name, r->path, list);
+		return false;
+	}
+	return true;
+}
+
+void api_handle(struct api *a, const struct api_req *req, struct api_answer *ret)
+{
+	const struct route *r;
+	bool path;
+
+	*ret = (struct api_answer){.status = 200, .type = JSON_TYPE};
+	r = route_find(req, &path);
+	if (!path && req->public_) {
+		api_fail(ret, 404,
+			 "no such path here: this address serves %s, %s, %s and %s; the rest is on the admin socket",
+			 ADIT_API_METRICS, ADIT_API_METRICS_ISTIO, ADIT_API_READY, ADIT_API_LIVE);
+	} else if (!path) {
+		api_fail(ret, 404, "no such path: GET %s lists what there is", ADIT_API_INDEX);
+	} else if (!r) {
+		ret->allow = allowed_methods(req->path);
+		api_fail(ret, 405, "this path takes %s", ret->allow);
+	} else if ((r->flags & R_CHANGE) && !req->may_change) {
+		api_fail(ret, 403, "only root and the daemon's own user may do this; try sudo");
+	} else if (params_known(r, req, ret)) {
+		r->handle(a, req, ret);
+	}
+}

@@ -1,0 +1,68 @@
+/*
+ * The API without its transport: a request is plain data, so is the answer. server.c carries both over HTTP; unit tests and the
+ * fuzzer call api_handle() with fake inspect functions. Main thread.
+ */
+#pragma once
+#include "admin/admin.h"
+#include "base/text.h"
+#include "chain/inspect.h"
+#include <stdbool.h>
+
+#define API_ARGS     8u		/* query parameters; more are refused */
+#define API_BODY_MAX (1u << 20) /* bytes of a request body */
+
+struct api_arg {
+	const char *name, *value; /* value NULL: "?name" */
+};
+
+struct api_req {
+	const char *method, *path; /* path without query, percent-decoded */
+	struct api_arg args[API_ARGS];
+	uint32_t n_args;
+	const char *body; /* NULL when empty */
+	size_t body_len;
+	bool may_change; /* root or the daemon's own user */
+	bool public_;	 /* from TCP: metrics and health only */
+};
+
+struct api_answer {
+	unsigned int status;
+	const char *type;  /* Content-Type, static */
+	const char *allow; /* for 405: what Allow says, static; else NULL */
+	struct text body;  /* caller finishes it */
+};
+
+struct api {
+	struct daemon *d;
+	struct admin_ops ops;
+};
+
+/** api_handle() - always fills @ret; body.failed when memory ran out (answer 500 without a body then) */
+void api_handle(struct api *a, const struct api_req *req, struct api_answer *ret);
+
+/* ---- shared by the files of this folder ---- */
+
+/** api_fail() - {"error": "..."} in place of whatever was written */
+void api_fail(struct api_answer *ans, unsigned int status, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
+/** api_fail_inspect() - the same for what an inspect function returned */
+void api_fail_inspect(struct api_answer *ans, int r);
+/** api_arg() - Return: the parameter's value, "" when it has none, NULL when it was not given */
+const char *api_arg(const struct api_req *req, const char *name);
+/** api_cidr() - as the configuration writes it: "10.0.0.0/8:80-90", "[::/0]:443", "*:5432" */
+void api_cidr(struct text *t, const struct cidr *c);
+/** api_number() - decimal digits only, no overflow. Return: false if @s is anything else. */
+bool api_number(const char *s, uint64_t *ret);
+/** api_limit() - parameter "limit", or @otherwise. Return: false when it is no number (the answer is written). */
+bool api_limit(const struct api_req *req, uint64_t otherwise, uint64_t *ret, struct api_answer *ans);
+
+typedef void api_handler(struct api *a, const struct api_req *req, struct api_answer *ans);
+/* rows.c */
+api_handler api_status, api_listeners, api_clusters, api_tunnels, api_stats;
+/* conns.c */
+api_handler api_conns, api_conn, api_conn_kill;
+/* chains.c */
+api_handler api_chains;
+/* change.c */
+api_handler api_log_level, api_log_level_set, api_config_check, api_drain;
+/* scrape.c */
+api_handler api_metrics;

@@ -1,0 +1,433 @@
+/*
+ * The API's transport: two libmicrohttpd daemons without threads, one per socket. Each has an epoll set of its own; both and a
+ * timer are nested in ours, which the main loop waits for. So the library runs only inside admin_run(), on the main thread,
+ * and needs no locks of ours.
+ *
+ * The library looks at its time-outs only when it runs. The timer sees to that: while anybody is connected it fires when
+ * the library asks, and at least every second; with nobody connected it is off and the daemon sleeps.
+ *
+ * Hostile clients: at most 64 connections per socket (16 per address on TCP), 10 s of silence, 30 s from the first byte of
+ * a request to the last of its answer (a drip of bytes does not count as life), 32 KiB of header, bodies of 1 MiB on the UNIX
+ * socket and none on TCP. Beyond a limit the kernel's backlog waits, workers never notice.
+ */
+#include "admin/admin.h"
+#include "admin/api.h"
+#include "admin/sock.h"
+#include "base/clean.h"
+#include "base/log.h"
+#include <inttypes.h>
+#include <microhttpd.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/queue.h>
+#include <sys/timerfd.h>
+#include <time.h>
+
+#define CLIENTS_MAX    64u /* per socket */
+#define CLIENTS_PER_IP 16u /* TCP */
+#define IDLE_S	       10u
+#define REQUEST_MS     30000u
+#define HEADER_MEMORY  32768u
+#define RUNS_MAX       16 /* turns of the library per admin_run(); the rest next time */
+
+/* one connection */
+struct client {
+	LIST_ENTRY(client) link;
+	int fd;
+	uint64_t deadline_ms;
+	struct sock_peer peer; /* UNIX only */
+};
+LIST_HEAD(client_list, client);
+
+/* one request */
+struct request {
+	struct text body;
+	bool too_big;
+};
+
+struct admin {
+	struct api api;
+	struct MHD_Daemon *local, *public_; /* UNIX, TCP; NULL: none */
+	int epoll, timer;
+	char *path;
+	struct sock_file file;
+	struct client_list clients;
+};
+
+static uint64_t now_ms(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (uint64_t)ts.tv_sec * 1000 + (uint64_t)ts.tv_nsec / 1000000;
+}
+
+static struct client *client_of(struct MHD_Connection *c)
+{
+	const union MHD_ConnectionInfo *i = MHD_get_connection_info(c, MHD_CONNECTION_INFO_SOCKET_CONTEXT);
+
+	return i ? i->socket_context : NULL;
+}
+
+/* ---- answering ---- */
+
+static enum MHD_Result answer_send(struct MHD_Connection *c, struct api_answer *ans)
+{
+	struct MHD_Response *resp;
+	enum MHD_Result r;
+
+	if (!text_ok(&ans->body)) {
+		text_finish(&ans->body);
+		ans->status = 503;
+	}
+	/* the library frees the text's memory */
+	resp = MHD_create_response_from_buffer(ans->body.len, ans->body.s, MHD_RESPMEM_MUST_FREE);
+	if (!resp) {
+		text_finish(&ans->body);
+		return MHD_NO;
+	}
+	ans->body = (struct text){0};
+	MHD_add_response_header(resp, MHD_HTTP_HEADER_CONTENT_TYPE, ans->type);
+	MHD_add_response_header(resp, MHD_HTTP_HEADER_CACHE_CONTROL, "no-store");
+	if (ans->allow)
+		MHD_add_response_header(resp, MHD_HTTP_HEADER_ALLOW, ans->allow);
+	r = MHD_queue_response(c, ans->status, resp);
+	MHD_destroy_response(resp);
+	return r;
+}
+
+static enum MHD_Result refuse(struct MHD_Connection *c, unsigned int status, const char *why)
+{
+	struct api_answer ans = {0};
+
+	api_fail(&ans, status, "%s", why);
+	return answer_send(c, &ans);
+}
+
+static enum MHD_Result arg_add(void *arg, enum MHD_ValueKind kind, const char *name, const char *value)
+{
+	struct api_req *req = arg;
+
+	(void)kind;
+	if (req->n_args < API_ARGS)
+		req->args[req->n_args] = (struct api_arg){name, value};
+	return ++req->n_args <= API_ARGS ? MHD_YES : MHD_NO;
+}
+
+static enum MHD_Result request_answer(struct admin *a, struct MHD_Connection *c, const struct client *cl, bool public_,
+				      const char *method, const char *path, const struct request *rq)
+{
+	struct api_req req = {
+		.method = method,
+		.path = path,
+		.body = rq->body.s,
+		.body_len = rq->body.len,
+		.may_change = !public_ && cl->peer.may_change,
+		.public_ = public_,
+	};
+	struct api_answer ans;
+
+	MHD_get_connection_values(c, MHD_GET_ARGUMENT_KIND, arg_add, &req);
+	if (req.n_args > API_ARGS)
+		return refuse(c, 400, "too many parameters");
+	if (!public_ && strcmp(method, "GET") && strcmp(method, "HEAD"))
+		log_info(LA_ADMIN, "%s %s by uid %u, pid %d%s", method, path, cl->peer.uid, cl->peer.pid,
+			 cl->peer.may_change ? "" : ": not allowed");
+	api_handle(&a->api, &req, &ans);
+	return answer_send(c, &ans);
+}
+
+/* Before the body is read. Return: true when the request was answered already (*ret then). */
+static bool refuse_early(struct MHD_Connection *c, const struct client *cl, bool public_, enum MHD_Result *ret)
+{
+	const char *len = MHD_lookup_connection_value(c, MHD_HEADER_KIND, MHD_HTTP_HEADER_CONTENT_LENGTH);
+	uint64_t n = 0;
+	char why[192];
+
+	if (!public_ && !cl->peer.may_read) {
+		snprintf(why, sizeof(why),
+			 "uid %u may not use this socket: be root, the daemon's user (uid %u) or a member of the "
+			 "file's group",
+			 cl->peer.uid, geteuid());
+		*ret = refuse(c, 403, why);
+		return true;
+	}
+	if (len && api_number(len, &n) && n > (public_ ? 0 : API_BODY_MAX)) {
+		*ret = refuse(c, 413, public_ ? "no body here" : "body too long: at most 1 MiB");
+		return true;
+	}
+	return false;
+}
+
+/* The library calls this when the header is there, for each piece of body, and at the end. */
+static enum MHD_Result on_request(struct admin *a, bool public_, struct MHD_Connection *c, const char *path,
+				  const char *method, const char *data, size_t *data_len, void **ctx)
+{
+	const struct client *cl = client_of(c);
+	struct request *rq = *ctx;
+	enum MHD_Result r;
+
+	if (!cl)
+		return MHD_NO; /* no memory when it connected */
+	if (!rq) {
+		rq = calloc(1, sizeof(*rq));
+		*ctx = rq;
+		if (!rq)
+			return MHD_NO;
+		return refuse_early(c, cl, public_, &r) ? r : MHD_YES;
+	}
+	if (*data_len) {
+		/* chunked bodies name no length: too much is read and forgotten, 413 is said at the end */
+		if (public_ || rq->body.len + *data_len > API_BODY_MAX)
+			rq->too_big = true;
+		else
+			text_addn(&rq->body, data, *data_len);
+		*data_len = 0;
+		return MHD_YES;
+	}
+	if (rq->too_big)
+		return refuse(c, 413, public_ ? "no body here" : "body too long: at most 1 MiB");
+	if (!text_ok(&rq->body))
+		return refuse(c, 503, "out of memory");
+	return request_answer(a, c, cl, public_, method, path, rq);
+}
+
+static enum MHD_Result on_local(void *arg, struct MHD_Connection *c, const char *path, const char *method,
+				const char *version, const char *data, size_t *data_len, void **ctx)
+{
+	(void)version;
+	return on_request(arg, false, c, path, method, data, data_len, ctx);
+}
+
+static enum MHD_Result on_public(void *arg, struct MHD_Connection *c, const char *path, const char *method,
+				 const char *version, const char *data, size_t *data_len, void **ctx)
+{
+	(void)version;
+	return on_request(arg, true, c, path, method, data, data_len, ctx);
+}
+
+static void on_completed(void *arg, struct MHD_Connection *c, void **ctx, enum MHD_RequestTerminationCode why)
+{
+	struct client *cl = client_of(c);
+	struct request *rq = *ctx;
+
+	(void)arg;
+	(void)why;
+	if (cl)
+		cl->deadline_ms = now_ms() + REQUEST_MS;
+	if (rq)
+		text_finish(&rq->body);
+	free(rq);
+	*ctx = NULL;
+}
+
+static void on_connection(void *arg, struct MHD_Connection *c, void **ctx, enum MHD_ConnectionNotificationCode code)
+{
+	struct admin *a = arg;
+	struct client *cl = *ctx;
+
+	if (code == MHD_CONNECTION_NOTIFY_CLOSED) {
+		if (cl)
+			LIST_REMOVE(cl, link);
+		free(cl);
+		*ctx = NULL;
+		return;
+	}
+	cl = calloc(1, sizeof(*cl));
+	if (!cl)
+		return;
+	cl->fd = MHD_get_connection_info(c, MHD_CONNECTION_INFO_CONNECTION_FD)->connect_fd;
+	cl->deadline_ms = now_ms() + REQUEST_MS;
+	if (a->path)
+		sock_peer(cl->fd, a->path, &cl->peer); /* on a TCP socket nobody looks at it */
+	LIST_INSERT_HEAD(&a->clients, cl, link);
+	*ctx = cl;
+}
+
+static void on_log(void *arg, const char *fmt, va_list ap)
+{
+	char line[512], quoted[512];
+
+	(void)arg;
+	if (!log_on(LOG_DBG, LA_ADMIN))
+		return;
+	vsnprintf(line, sizeof(line), fmt, ap);
+	log_dbg(LA_ADMIN, "libmicrohttpd: %s", log_quote(quoted, sizeof(quoted), line, strcspn(line, "\n")));
+}
+
+/* ---- running ---- */
+
+/* The library's next time-out, at most a second while anybody is connected; off otherwise. */
+static void timer_set(struct admin *a)
+{
+	struct MHD_Daemon *const daemons[] = {a->local, a->public_};
+	uint64_t wait_ms = LIST_EMPTY(&a->clients) ? 0 : 1000;
+	struct itimerspec ts = {0};
+	bool armed = wait_ms != 0;
+
+	for (size_t i = 0; i < ARRAY_LEN(daemons); i++) {
+		MHD_UNSIGNED_LONG_LONG ms;
+
+		if (!daemons[i] || MHD_get_timeout(daemons[i], &ms) != MHD_YES)
+			continue;
+		wait_ms = armed ? min_u64(wait_ms, ms) : ms;
+		armed = true;
+	}
+	if (armed) {
+		ts.it_value.tv_sec = (time_t)(wait_ms / 1000);
+		ts.it_value.tv_nsec = wait_ms ? (long)(wait_ms % 1000) * 1000000 : 1;
+	}
+	timerfd_settime(a->timer, 0, &ts, NULL);
+}
+
+/* A shut socket is an end that the library sees at once. */
+static void slow_clients_end(struct admin *a)
+{
+	uint64_t now = now_ms();
+	struct client *cl;
+
+	LIST_FOREACH(cl, &a->clients, link) {
+		if (now < cl->deadline_ms)
+			continue;
+		log_dbg(LA_ADMIN, "a client took longer than %u s for a request", REQUEST_MS / 1000);
+		shutdown(cl->fd, SHUT_RDWR);
+		cl->deadline_ms = UINT64_MAX;
+	}
+}
+
+static void daemon_run(struct MHD_Daemon *d)
+{
+	MHD_UNSIGNED_LONG_LONG ms;
+
+	for (int i = 0; d && i < RUNS_MAX; i++) {
+		MHD_run(d);
+		if (MHD_get_timeout(d, &ms) != MHD_YES || ms)
+			return;
+	}
+}
+
+void admin_run(struct admin *a)
+{
+	uint64_t ticks;
+
+	while (read(a->timer, &ticks, sizeof(ticks)) > 0)
+		;
+	slow_clients_end(a);
+	daemon_run(a->local);
+	daemon_run(a->public_);
+	timer_set(a);
+}
+
+int admin_fd(const struct admin *a)
+{
+	return a->epoll;
+}
+
+void admin_set_ops(struct admin *a, const struct admin_ops *ops)
+{
+	a->api.ops = *ops;
+}
+
+/* ---- starting, stopping ---- */
+
+static int watch(struct admin *a, int fd, struct err *reterr)
+{
+	struct epoll_event ev = {.events = EPOLLIN};
+
+	if (epoll_ctl(a->epoll, EPOLL_CTL_ADD, fd, &ev) < 0)
+		return err_set(reterr, -errno, "admin: epoll: %s", strerror(errno));
+	return 0;
+}
+
+/* Takes @fd over, also on failure. */
+static int serve(struct admin *a, struct MHD_Daemon **ret, int fd, MHD_AccessHandlerCallback handler,
+		 unsigned int per_ip, struct err *reterr)
+{
+	/* first: the logger, so that what the other options say is ours too */
+	struct MHD_Daemon *d = MHD_start_daemon(
+		MHD_USE_EPOLL | MHD_USE_ERROR_LOG, 0, NULL, NULL, handler, a, MHD_OPTION_EXTERNAL_LOGGER, on_log, a,
+		MHD_OPTION_LISTEN_SOCKET, fd, MHD_OPTION_CONNECTION_LIMIT, CLIENTS_MAX,
+		MHD_OPTION_PER_IP_CONNECTION_LIMIT, per_ip, MHD_OPTION_CONNECTION_TIMEOUT, IDLE_S,
+		MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)HEADER_MEMORY, MHD_OPTION_STRICT_FOR_CLIENT, 1,
+		MHD_OPTION_NOTIFY_COMPLETED, on_completed, a, MHD_OPTION_NOTIFY_CONNECTION, on_connection, a,
+		MHD_OPTION_END);
+	const union MHD_DaemonInfo *i;
+
+	if (!d) {
+		close(fd);
+		return err_set(reterr, -EIO, "admin: libmicrohttpd does not start; the log at level debug may say why");
+	}
+	*ret = d; /* from here on admin_stop() ends it */
+	i = MHD_get_daemon_info(d, MHD_DAEMON_INFO_EPOLL_FD);
+	if (!i)
+		return err_set(reterr, -ENOSYS, "admin: this libmicrohttpd has no epoll");
+	return watch(a, i->epoll_fd, reterr);
+}
+
+static int start_local(struct admin *a, const struct config *c, struct err *reterr)
+{
+	int fd;
+
+	if (!c->admin_socket)
+		return 0;
+	a->path = strdup(c->admin_socket);
+	if (!a->path)
+		return err_set(reterr, -ENOMEM, "admin: out of memory");
+	fd = sock_unix(a->path, c->admin_mode, &a->file, reterr);
+	return fd < 0 ? fd : serve(a, &a->local, fd, on_local, 0, reterr);
+}
+
+static int start_public(struct admin *a, const struct config *c, struct err *reterr)
+{
+	int fd;
+
+	if (c->metrics.family == AF_UNSPEC)
+		return 0;
+	fd = sock_tcp(&c->metrics, reterr);
+	return fd < 0 ? fd : serve(a, &a->public_, fd, on_public, CLIENTS_PER_IP, reterr);
+}
+
+int admin_start(struct admin **ret, struct daemon *d, const struct config *c, struct err *reterr)
+{
+	struct admin *a = calloc(1, sizeof(*a));
+	int r = 0;
+
+	if (!a)
+		return err_set(reterr, -ENOMEM, "admin: out of memory");
+	LIST_INIT(&a->clients);
+	a->api.d = d;
+	a->epoll = epoll_create1(EPOLL_CLOEXEC);
+	a->timer = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC);
+	if (a->epoll < 0 || a->timer < 0)
+		r = err_set(reterr, -errno, "admin: %s", strerror(errno));
+	if (r == 0)
+		r = watch(a, a->timer, reterr);
+	if (r == 0)
+		r = start_local(a, c, reterr);
+	if (r == 0)
+		r = start_public(a, c, reterr);
+	if (r < 0) {
+		admin_stop(a);
+		return r;
+	}
+	*ret = a;
+	return 0;
+}
+
+void admin_stop(struct admin *a)
+{
+	if (!a)
+		return;
+	sock_unix_remove(&a->file);
+	if (a->local)
+		MHD_stop_daemon(a->local);
+	if (a->public_)
+		MHD_stop_daemon(a->public_);
+	if (a->timer >= 0)
+		close(a->timer);
+	if (a->epoll >= 0)
+		close(a->epoll);
+	free(a->path);
+	free(a);
+}

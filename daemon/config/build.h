@@ -91,7 +91,6 @@ enum field_kind {
 	F_SIZE32,
 	F_SIZE64,
 	F_NAME,
-	F_TEXT,
 	F_FILE,
 	F_ENUM,
 	F_ADDR,
@@ -99,7 +98,8 @@ enum field_kind {
 	F_CALL,
 };
 
-typedef int schema_call(struct build *b, const struct tree_node *n, const struct where *w, void *base);
+/* @to: the struct that schema_read() fills, or, where the table gives an offset, the member */
+typedef int schema_call(struct build *b, const struct tree_node *n, const struct where *w, void *to);
 
 struct field {
 	const char *key;

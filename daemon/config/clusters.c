@@ -117,11 +117,10 @@ static int cluster_authority_read(struct build *b, const struct tree_node *n, co
 	struct cfg_cluster *c = base;
 	struct authority a;
 	struct err why = {""};
-	char q[SAY_QUOTED];
 	int r = value_text(b, n, w, AUTHORITY_HOST_MAX + 8, &c->authority);
 
 	if (r >= 0 && authority_parse(n->text, n->n, &a, &why) < 0)
-		return say_at(b->err, n, w, "%s: want HOST:PORT: %s", say_quote(q, n->text, n->n), why.msg);
+		return say_at(b->err, n, w, "%s", why.msg);
 	return r;
 }
 

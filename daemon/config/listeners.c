@@ -54,7 +54,7 @@ static int regex_read(struct build *b, const struct tree_node *n, const struct w
 	if (r == -ENOMEM)
 		return say_no_memory(b->err);
 	if (r < 0)
-		return say_at(b->err, n, w, "bad regular expression: %s", why.msg);
+		return say_at(b->err, n, w, "%s", why.msg);
 	keep->match = m;
 	keep->next = b->own->regexes;
 	b->own->regexes = keep;

@@ -1,6 +1,6 @@
 /*
- * node: who we are and what we tell peers. Values of metadata and of extra headers may come from the environment or from a file;
- * both are read once, here, so that a worker never does it.
+ * node: who we are and what we tell peers. Values may come from the environment or from a file; both are read once, here, so
+ * that a worker never does it.
  */
 #include "adit/meta.h"
 #include "base/clean.h"
@@ -81,7 +81,7 @@ static int value_any(struct build *b, const struct tree_node *n, const struct wh
 	const struct tree_entry *env = tree_get(n, "env"), *file = tree_get(n, "file");
 
 	if (n->kind == TREE_SCALAR && tree_null(n))
-		return say_at(b->err, n, w, "has no value");
+		return say_at(b->err, n, w, "has no value: want a text, {env: NAME} or {file: PATH}");
 	if (n->kind == TREE_SCALAR)
 		return value_keep(b, n, w, n->text, n->n, ret);
 	if (n->kind != TREE_MAP || n->n != 1 || (!env && !file))
@@ -210,9 +210,14 @@ static int workload_type_read(struct build *b, const struct tree_node *n, const 
 
 /* ---- tables ---- */
 
-#define TEXT(name, member)                                                            \
-	{                                                                             \
-		.key = name, .kind = F_TEXT, .off = offsetof(struct cfg_node, member) \
+static int text_read(struct build *b, const struct tree_node *n, const struct where *w, void *to)
+{
+	return value_any(b, n, w, to);
+}
+
+#define TEXT(name, member)                                                                               \
+	{                                                                                                \
+		.key = name, .kind = F_CALL, .call = text_read, .off = offsetof(struct cfg_node, member) \
 	}
 #define BOOL(name, member)                                                            \
 	{                                                                             \

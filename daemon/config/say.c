@@ -149,7 +149,7 @@ void guess_begin(struct guess *g, const char *given)
 
 	g->given = n <= GUESS_MAX ? given : NULL;
 	g->best = NULL;
-	g->far = n <= 2 ? 1 : (uint32_t)(n < 6 ? 2 : n / 3) + 1; /* what is not nearer than this is no guess */
+	g->far = (uint32_t)(n < 5 ? 1 : n < 9 ? 2 : n / 3) + 1; /* what is not nearer than this is no guess */
 }
 
 void guess_try(struct guess *g, const char *name)

@@ -79,12 +79,11 @@ static int field_read(struct build *b, const struct field *f, const struct tree_
 		return r;
 	case F_SIZE64: return value_size(b, n, w, f->min, f->max, to);
 	case F_NAME: return value_name(b, n, w, to);
-	case F_TEXT: return value_text(b, n, w, BUILD_TEXT, to);
 	case F_FILE: return value_file(b, n, w, to);
 	case F_ENUM: return value_enum(b, n, w, f->names, to);
 	case F_ADDR: return value_addr(b, n, w, to);
 	case F_MAP: return schema_read(b, f->table, 0, n, w, to);
-	case F_CALL: return f->call(b, n, w, base);
+	case F_CALL: return f->call(b, n, w, to);
 	}
 	return 0;
 }

@@ -155,9 +155,9 @@ static int workers_read(struct build *b, const struct tree_node *n, const struct
 
 	if (n->kind == TREE_SCALAR && !strcmp(n->text, "auto"))
 		return 0;
-	if (n->kind != TREE_SCALAR || n->n > 3 || strspn(n->text, "0123456789") != n->n)
+	if (n->kind != TREE_SCALAR || !n->n || n->n > 3 || strspn(n->text, "0123456789") != n->n)
 		return say_at(b->err, n, w, "%s: want auto, or a whole number from 1 to 256",
-			      n->kind == TREE_SCALAR ? say_quote(q, n->text, n->n) : tree_kind_str(n));
+			      n->kind == TREE_SCALAR && n->n ? say_quote(q, n->text, n->n) : tree_kind_str(n));
 	if (value_number(b, n, w, 1, 256, &v) < 0)
 		return -EINVAL;
 	c->workers = (uint32_t)v;

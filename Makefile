@@ -116,9 +116,9 @@ version	  := $(VERSION)$(if $(filter-out v$(VERSION),$(describe)),+$(patsubst v$
 versioned := $(shell grep -ls ADIT_VERSION $(daemon_src) $(ctl_src) $(wildcard daemon/main.c) /dev/null)
 $(B)/version: FORCE
 	@$(call write_if_changed,'$(version)')
-$(versioned:%.c=$(B)/obj/%.o): cppflags += -DADIT_VERSION='"$(version)"'
+$(versioned:%.c=$(B)/obj/%.o): private cppflags += -DADIT_VERSION='"$(version)"'
 $(versioned:%.c=$(B)/obj/%.o): $(B)/version
-$(versioned:%.c=$(F)/obj/%.o) $(unit_bin) $(oom_bin): cppflags += -DADIT_VERSION='"$(VERSION)"'
+$(versioned:%.c=$(F)/obj/%.o) $(unit_bin) $(oom_bin): private cppflags += -DADIT_VERSION='"$(VERSION)"'
 
 $(B)/obj/%.o: %.c $(B)/flags
 	@mkdir -p $(@D)

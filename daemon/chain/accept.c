@@ -1,0 +1,344 @@
+/*
+ * Where connections come in: from a TCP listener, or as a CONNECT on an accepted tunnel. Both make a struct conn, resolve its chain
+ * and start the dial in the order of arrival.
+ */
+#include "base/clean.h"
+#include "base/log.h"
+#include "chain/daemon.h"
+#include "codec/spiffe.h"
+#include "net/sock.h"
+#include <stdio.h>
+#include <string.h>
+
+#define ACCEPTS 64	  /* per event, so that one busy listener does not starve the rest */
+#define PAUSE_MS 50u
+
+struct conn *conn_new(struct worker *w, const struct cfg_listener *l)
+{
+	struct conn *c = slab_alloc(&w->conns);
+
+	if (!c)
+		return NULL;
+	c->w = w;
+	c->state = CONN_DIALING;
+	c->leg[DST].side = DST;
+	c->leg[SRC].fd = c->leg[DST].fd = -1;
+	c->start_us = w->loop.now_us;
+	c->last_ms = w->loop.now_ms;
+	c->id = (uint64_t)(w->loop.worker + 1) << 40 | ++w->next_conn;
+	c->chunk_first = c->chunk_last = CHUNK_NONE;
+	c->stages.n = 1;
+	c->stages.id[0] = (uint16_t)l->id;
+	atomic_fetch_add_explicit(&w->d->connections, 1, memory_order_relaxed);
+	atomic_fetch_add_explicit(&w->d->per_listener[l->id], 1, memory_order_relaxed);
+	stats_gauge(&w->loop.stats, SG_CONNECTIONS, 1);
+	return c;
+}
+
+void conn_free(struct conn *c)
+{
+	struct worker *w = c->w;
+
+	timer_disarm(&w->loop.timers, &c->timer);
+	loop_defer_cancel(&w->loop, &c->task);
+	for (int i = 0; i < 2; i++) {
+		buf_finish(&c->leg[i].q);
+		tunnel_who_put(c->leg[i].who);
+		metadata_put(c->leg[i].md);
+	}
+	buf_finish(&c->early_data);
+	free(c->authority);
+	free(c->why);
+	slab_free(&w->conns, c);
+}
+
+int conn_watch(struct conn *c, int side)
+{
+	/* a redial has a new descriptor: an event of the old one must not be taken for its own */
+	union ev_ref ref = { .kind = EV_CONN, .side = (uint8_t)(side | c->tries << 1), .gen = c->head.gen, .idx = c->head.idx };
+
+	return loop_watch(&c->w->loop, c->leg[side].fd, ref);
+}
+
+static bool over_limit(const struct worker *w, const struct cfg_listener *l)
+{
+	const struct daemon *d = w->d;
+
+	return atomic_load_explicit(&d->connections, memory_order_relaxed) >= d->cfg->limits.max_connections ||
+	       (l->max_connections &&
+		atomic_load_explicit(&d->per_listener[l->id], memory_order_relaxed) >= l->max_connections);
+}
+
+/* the chain is resolved, then the dial begins or the connection ends with the reason */
+static void conn_route(struct conn *c, const struct cfg_listener *l, struct stage_context *ctx)
+{
+	struct worker *w = c->w;
+
+	switch (stages_resolve(l, ctx, &c->stages)) {
+	case STAGE_GO:
+		for (uint32_t i = 0; i < c->stages.n; i++) {
+			struct listener *s = &w->listeners[c->stages.id[i]];
+
+			stats_bump(&s->accepted, 1);
+			stats_bump(&s->active, 1);
+		}
+		dial_start(c);
+		return;
+	case STAGE_NO_ROUTE:
+		stats_inc(&w->loop.stats, ST_NO_ROUTE);
+		conn_end(c, END_NO_ROUTE, "no route of listener '%s' takes it",
+			 w->d->cfg->listeners[c->stages.id[c->stages.n - 1]].name);
+		return;
+	case STAGE_DENIED:
+		stats_inc(&w->loop.stats, ST_DENIED);
+		conn_end(c, END_DENIED, "denied by policy %s", c->stages.denied);
+		return;
+	}
+}
+
+static void accept_tcp(struct worker *w, const struct cfg_listener *l, int fd, const struct addr *peer)
+{
+	struct stage_context ctx = { .src = *peer };
+	struct conn *c = over_limit(w, l) ? NULL : conn_new(w, l);
+	char a[ADDR_STR];
+
+	if (!c) {
+		stats_inc(&w->loop.stats, ST_REFUSED_LIMIT);
+		sock_reset(fd);
+		return;
+	}
+	stats_inc(&w->loop.stats, ST_ACCEPTED);
+	c->leg[SRC].kind = LEG_SOCK;
+	c->leg[SRC].fd = fd;
+	c->leg[SRC].writable = true;
+	c->src = *peer;
+	if (sock_local(fd, &c->orig_dst) < 0)
+		c->orig_dst = l->address;
+	if (conn_watch(c, SRC) < 0) {
+		conn_end(c, END_MEMORY, "epoll refuses the descriptor");
+		return;
+	}
+	ctx.orig_dst = c->orig_dst;
+	if (l->n_routes) {
+		addr_str(&c->orig_dst, a);
+		ctx.in.authority = (struct slice){ a, strlen(a) };
+	}
+	ctx.in.addr = c->orig_dst;
+	ctx.in.port = c->orig_dst.port;
+	conn_route(c, l, &ctx);
+}
+
+static void accept_tunnel(struct worker *w, const struct cfg_listener *l, int fd, const struct addr *peer)
+{
+	/* the limit is per worker: a hostile peer must not lock out the others by an atomic of all */
+	if (w->draining || w->tunnels.accepted >= max_u64(w->d->cfg->limits.max_tunnels_in / w->d->n_workers, 1) ||
+	    tunnel_accept(&w->tunnels, fd, l, peer) < 0) {
+		stats_inc(&w->loop.stats, ST_REFUSED_LIMIT);
+		sock_reset(fd);
+	}
+}
+
+void accept_resume(struct timer *t, void *listener)
+{
+	struct listener *s = listener;
+	union ev_ref ref = { .kind = EV_LISTENER, .idx = s->cfg->id };
+
+	(void)t;
+	s->paused = false;
+	if (s->fd >= 0)
+		(void)loop_watch_level(&s->w->loop, s->fd, ref, EPOLLIN);
+}
+
+void accept_event(struct worker *w, uint32_t id)
+{
+	struct listener *s = &w->listeners[id];
+	union ev_ref ref = { .kind = EV_LISTENER, .idx = id };
+	struct addr peer;
+	int fd;
+
+	for (int i = 0; i < ACCEPTS && s->fd >= 0; i++) {
+		fd = sock_accept(s->fd, &peer);
+		stats_inc(&w->loop.stats, ST_SYS_OTHER);
+		if (fd == -EAGAIN)
+			return;
+		if (fd == -EMFILE || fd == -ENFILE || fd == -ENOMEM || fd == -ENOBUFS) {
+			s->paused = true;
+			stats_inc(&w->loop.stats, ST_ACCEPT_PAUSED);
+			(void)loop_watch_level(&w->loop, s->fd, ref, 0);
+			timer_arm(&w->loop.timers, &s->resume, w->loop.now_ms + PAUSE_MS);
+			return;
+		}
+		if (fd < 0)
+			continue; /* the connection was gone before it was accepted (accept(2), "Error handling") */
+		if (s->cfg->type == LISTENER_TUNNEL)
+			accept_tunnel(w, s->cfg, fd, &peer);
+		else
+			accept_tcp(w, s->cfg, fd, &peer);
+	}
+}
+
+/* what the peer says of itself must not contradict what its certificate proves (row A12); it is flagged, never believed */
+static bool contradicts(const struct metadata *md, const char *id)
+{
+	const char *ns = metadata_known(md, MD_NAMESPACE), *said = metadata_known(md, MD_IDENTITY);
+	struct spiffe sp;
+
+	if (!md || !id[0] || spiffe_parse(id, strlen(id), &sp, NULL) < 0)
+		return false;
+	if (said && strcmp(said, id))
+		return true;
+	return ns && sp.ns.n && !slice_is(sp.ns, ns);
+}
+
+static void take_metadata(struct worker *w, struct tunnel *t, struct leg *g, const struct header *h, size_t n)
+{
+	const struct metadata_limits lim = { .bytes = w->d->cfg->limits.metadata_bytes, .members = 64 };
+	int e;
+
+	g->who = tunnel_who_get(t->who);
+	g->md = metadata_build(h, n, &lim, &e);
+	if (!g->md)
+		return;
+	if (g->md->dropped)
+		stats_add(&w->loop.stats, ST_METADATA_DROPPED, g->md->dropped);
+	if (t->md && metadata_eq(t->md, g->md)) { /* the usual case: all streams of a peer say the same */
+		metadata_put(g->md);
+		g->md = metadata_get_ref(t->md);
+	} else {
+		metadata_put(t->md);
+		t->md = metadata_get_ref(g->md);
+	}
+}
+
+static void refuse_at_once(struct worker *w, struct tunnel *t, int32_t id, int status)
+{
+	connect_refuse(&t->h2, id, status, worker_self(w, t->identity));
+	if (t->h2.streams == 0)
+		tunnel_stream_ended(t);
+}
+
+static void on_request(void *owner, struct tunnel *t, int32_t id, const struct header *h, size_t n, unsigned flags)
+{
+	struct worker *w = owner;
+	const struct cfg_listener *l = t->listener;
+	struct stage_context ctx = { .in = { .headers = h, .n_headers = n } };
+	struct connect_in in;
+	struct err why = { "" };
+	struct conn *c = over_limit(w, l) ? NULL : conn_new(w, l);
+	int status = connect_parse(h, n, flags, &in, &why);
+
+	if (!c) {
+		stats_inc(&w->loop.stats, ST_REFUSED_LIMIT);
+		refuse_at_once(w, t, id, 503);
+		return;
+	}
+	if (h2_accept(&t->h2, &c->leg[SRC].s, id) < 0) {
+		conn_end(c, END_MEMORY, "stream vanished");
+		return;
+	}
+	c->leg[SRC].kind = LEG_STREAM;
+	c->leg[SRC].sid = (uint32_t)id;
+	take_metadata(w, t, &c->leg[SRC], h, n);
+	c->src = in.forwarded.family != AF_UNSPEC ? in.forwarded : t->who->remote;
+	c->orig_dst = in.to.addr;
+	c->peer_md = in.has_peer_md;
+	if (in.authority.p)
+		c->authority = strndup(in.authority.p, in.authority.n);
+	if (in.has_trace) {
+		c->traced = true;
+		for (int i = 0; i < 24; i++) {
+			unsigned v = 0;
+
+			(void)sscanf((i < 16 ? in.trace.trace_id : in.trace.parent_id - 32) + (size_t)i * 2, "%2x", &v);
+			c->trace[i] = (uint8_t)v;
+		}
+	}
+	if (status) {
+		stats_inc(&w->loop.stats, ST_BAD_REQUEST);
+		conn_end(c, status == 431 ? END_HEADERS : END_BAD_REQUEST, "%s", why.msg);
+		return;
+	}
+	c->mismatch = contradicts(c->leg[SRC].md, t->who->tls.id);
+	if (c->mismatch)
+		stats_inc(&w->loop.stats, ST_METADATA_MISMATCH);
+	ctx.in.authority = in.authority;
+	ctx.in.addr = in.to.addr;
+	ctx.in.port = in.to.port;
+	ctx.in.md = c->leg[SRC].md;
+	ctx.principal = t->who->tls.id[0] ? t->who->tls.id : NULL;
+	ctx.src = c->src;
+	ctx.orig_dst = c->orig_dst;
+	conn_route(c, l, &ctx);
+}
+
+static void on_response(void *owner, struct tunnel *t, struct h2_stream *s, const struct header *h, size_t n, unsigned flags)
+{
+	struct worker *w = owner;
+	int side;
+	struct conn *c = stream_conn(s, &side);
+
+	(void)flags;
+	if (c->state != CONN_DIALING)
+		return;
+	take_metadata(w, t, &c->leg[side], h, n);
+	dial_answer(c, t, h, n);
+	if ((flags & H2_HEADERS_END) && c->state == CONN_OPEN)
+		relay_in_done(c, side);
+}
+
+static void on_data(void *owner, struct h2_stream *s, const uint8_t *p, size_t n)
+{
+	int side;
+	struct conn *c = stream_conn(s, &side);
+
+	(void)owner;
+	relay_data(c, side, p, n);
+}
+
+static void on_end(void *owner, struct h2_stream *s)
+{
+	int side;
+	struct conn *c = stream_conn(s, &side);
+
+	(void)owner;
+	relay_in_done(c, side);
+}
+
+static void on_closed(void *owner, struct h2_stream *s, uint32_t code, bool by_peer)
+{
+	int side;
+	struct conn *c = stream_conn(s, &side);
+
+	(void)owner;
+	conn_stream_closed(c, side, code, by_peer);
+}
+
+static ssize_t on_pull(void *owner, struct h2_stream *s, uint8_t *dst, size_t max, bool *ret_eof)
+{
+	int side;
+	struct conn *c = stream_conn(s, &side);
+
+	(void)owner;
+	return relay_pull(c, side, dst, max, ret_eof);
+}
+
+static void on_batch(void *owner)
+{
+	relay_batch(owner);
+}
+
+static void on_gone(void *owner, struct tunnel *t)
+{
+	(void)owner, (void)t;
+}
+
+const struct tunnel_hooks accept_hooks = {
+	.request = on_request,
+	.response = on_response,
+	.data = on_data,
+	.end = on_end,
+	.closed = on_closed,
+	.pull = on_pull,
+	.batch = on_batch,
+	.gone = on_gone,
+};

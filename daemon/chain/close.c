@@ -1,0 +1,189 @@
+/*
+ * Every ending, in one table and one function. A row says what each side is told:
+ *   status	a CONNECT that was not answered yet gets it, with END_STREAM
+ *   code	a stream that was answered (or that we opened) is reset with it
+ *   sockets	FIN only when both directions are complete; else RST, so that a truncated transfer never looks complete
+ * The rules of half-close are relay.c's (in_done, out_done): they are no endings.
+ * Sources: RFC 9113 8.5 (CONNECT), 7 (codes); HBONE (interop C1.4, C1.5); response flags: Envoy's names (interop C7).
+ */
+#include "base/clean.h"
+#include "base/log.h"
+#include "chain/daemon.h"
+#include "net/sock.h"
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+#define FAIL_LOG_MS 1000u
+
+static const struct ending_row {
+	uint16_t status;
+	uint32_t code;
+	const char *flags, *by, *text;
+} table[ENDINGS] = {
+	[END_COMPLETE] = { 0, NGHTTP2_NO_ERROR, "-", "both", "complete" },
+	[END_SRC_RESET] = { 0, NGHTTP2_CONNECT_ERROR, "DC", "src", "the source reset the connection" },
+	[END_DST_RESET] = { 503, NGHTTP2_CONNECT_ERROR, "UC", "dst", "the destination reset the connection" },
+	[END_SRC_TUNNEL] = { 0, NGHTTP2_CONNECT_ERROR, "DC", "peer", "the source's tunnel was lost" },
+	[END_DST_TUNNEL] = { 503, NGHTTP2_CONNECT_ERROR, "UC", "peer", "the destination's tunnel was lost" },
+	[END_BAD_REQUEST] = { 400, NGHTTP2_PROTOCOL_ERROR, "DPE", "src", "malformed CONNECT" },
+	[END_HEADERS] = { 431, NGHTTP2_ENHANCE_YOUR_CALM, "DPE", "src", "headers too large" },
+	[END_NO_ROUTE] = { 404, NGHTTP2_REFUSED_STREAM, "NR", "adit", "no route" },
+	[END_DENIED] = { 401, NGHTTP2_REFUSED_STREAM, "UAEX", "adit", "denied" },
+	[END_CONNECT] = { 503, NGHTTP2_CONNECT_ERROR, "UF", "dst", "connect failed" },
+	[END_CONNECT_TIME] = { 504, NGHTTP2_CONNECT_ERROR, "UF", "dst", "connect timed out" },
+	[END_NO_NAME] = { 503, NGHTTP2_CONNECT_ERROR, "DF", "adit", "name resolution failed" },
+	[END_NO_TUNNEL] = { 503, NGHTTP2_CONNECT_ERROR, "UF", "peer", "no tunnel" },
+	[END_QUEUE_FULL] = { 503, NGHTTP2_REFUSED_STREAM, "UO", "adit", "queue full" },
+	[END_QUEUE_TIME] = { 503, NGHTTP2_CONNECT_ERROR, "UT", "adit", "waited too long for a tunnel" },
+	[END_PEER_DENIED] = { 401, NGHTTP2_CONNECT_ERROR, "UAEX", "peer", "denied by the peer agent" },
+	[END_PEER_REFUSED] = { 503, NGHTTP2_CONNECT_ERROR, "UF", "peer", "refused by the peer agent" },
+	[END_OPEN_TIME] = { 504, NGHTTP2_CANCEL, "UT", "peer", "no answer from the peer agent" },
+	[END_LIMIT] = { 503, NGHTTP2_REFUSED_STREAM, "UO", "adit", "connection limit" },
+	[END_MEMORY] = { 503, NGHTTP2_INTERNAL_ERROR, "OM", "adit", "out of memory" },
+	[END_IDLE] = { 503, NGHTTP2_CANCEL, "SI", "adit", "idle time-out" },
+	[END_KILLED] = { 503, NGHTTP2_CANCEL, "LR", "adit", "closed by the operator" },
+	[END_SHUTDOWN] = { 503, NGHTTP2_CANCEL, "LR", "adit", "drain deadline" },
+};
+
+static const uint8_t conn_next[CONN_STATES] = {
+	[CONN_DIALING] = BIT(CONN_OPEN) | BIT(CONN_CLOSED),
+	[CONN_OPEN] = BIT(CONN_CLOSED),
+	[CONN_CLOSED] = 0, /* freed by its task */
+};
+
+bool conn_set_state(struct conn *c, enum conn_state to)
+{
+	if (!(conn_next[c->state] & BIT(to)))
+		return false;
+	c->state = (uint8_t)to;
+	return true;
+}
+
+const char *ending_flags(enum ending e)
+{
+	return table[e].flags;
+}
+
+const char *ending_by(enum ending e)
+{
+	return table[e].by;
+}
+
+const char *ending_text(enum ending e)
+{
+	return table[e].text;
+}
+
+static void close_sock(struct leg *g, enum ending e)
+{
+	bool already = (e == END_SRC_RESET && g->side == SRC) || (e == END_DST_RESET && g->side == DST);
+
+	if (g->fd < 0)
+		return;
+	if (e == END_COMPLETE || already)
+		close(g->fd);
+	else
+		sock_reset(g->fd);
+	g->fd = -1;
+}
+
+static void close_stream(struct conn *c, struct leg *g, enum ending e)
+{
+	const struct ending_row *r = &table[e];
+	struct tunnel *t;
+
+	if (!g->s.id)
+		return;
+	t = g->s.h->owner;
+	if (e == END_COMPLETE) {
+		h2_forget(&g->s);
+	} else if (g->side == SRC && !g->answered && r->status) {
+		c->status = r->status;
+		connect_refuse(&t->h2, g->s.id, r->status, worker_self(c->w, t->identity));
+	} else if (g->side == DST && !g->answered && !h2_may_reset_early(&t->h2)) {
+		h2_forget(&g->s); /* reset when its answer comes: many early resets look like an attack on the peer */
+	} else {
+		h2_reset(&g->s, r->code);
+	}
+	tunnel_stream_ended(t);
+}
+
+static void uncount(struct conn *c)
+{
+	struct daemon *d = c->w->d;
+
+	atomic_fetch_sub_explicit(&d->connections, 1, memory_order_relaxed);
+	atomic_fetch_sub_explicit(&d->per_listener[c->stages.id[0]], 1, memory_order_relaxed);
+	if (c->counted)
+		atomic_fetch_sub_explicit(&d->per_cluster[c->stages.cluster->id], 1, memory_order_relaxed);
+	stats_gauge(&c->w->loop.stats, SG_CONNECTIONS, -1);
+	for (int i = 0; i < 2; i++)
+		stats_gauge(&c->w->loop.stats, SG_BUFFERED, -(int64_t)c->leg[i].q.len);
+	relay_early_drop(c);
+}
+
+static void free_task(struct task *t)
+{
+	conn_free(container_of(t, struct conn, task));
+}
+
+void conn_end(struct conn *c, enum ending e, const char *fmt, ...)
+{
+	struct loop *l = &c->w->loop;
+	bool was_open = c->state == CONN_OPEN;
+	va_list ap;
+
+	if (!conn_set_state(c, CONN_CLOSED))
+		return;
+	c->ending = (uint8_t)e;
+	if (e != END_COMPLETE && fmt) {
+		va_start(ap, fmt);
+		if (vasprintf(&c->why, fmt, ap) < 0)
+			c->why = NULL;
+		va_end(ap);
+	}
+	timer_disarm(&l->timers, &c->timer);
+	loop_defer_cancel(l, &c->task);
+	dial_cancel(c, !was_open && e != END_SRC_RESET && e != END_SRC_TUNNEL);
+	for (int i = 0; i < 2; i++) {
+		if (c->leg[i].kind == LEG_SOCK) {
+			close_sock(&c->leg[i], e);
+			stats_inc(&l->stats, ST_SYS_OTHER);
+		} else if (c->leg[i].kind == LEG_STREAM) {
+			close_stream(c, &c->leg[i], e);
+		}
+	}
+	report_end(c);
+	uncount(c);
+	log_dbg(LA_CHAIN, "conn %llu ended: %s%s%s", (unsigned long long)c->id, table[e].text, c->why ? ": " : "", c->why ? c->why : "");
+	c->task.run = free_task;
+	loop_defer(l, &c->task);
+}
+
+void conn_complete(struct conn *c)
+{
+	if (c->state == CONN_OPEN && c->leg[SRC].in_done && c->leg[SRC].out_done && c->leg[DST].in_done && c->leg[DST].out_done)
+		conn_end(c, END_COMPLETE, NULL);
+}
+
+void conn_stream_closed(struct conn *c, int side, uint32_t code, bool by_peer)
+{
+	struct leg *g = &c->leg[side];
+
+	if (c->state == CONN_CLOSED || (g->in_done && g->out_done))
+		return;
+	if (c->state == CONN_DIALING && side == DST &&
+	    (code == NGHTTP2_REFUSED_STREAM || (code == H2_LOST && !c->bytes[SRC] && !c->early_data.len)) && dial_again(c))
+		return; /* the peer has not processed it, or nothing but the CONNECT can have been */
+	if (g->in_done && code == NGHTTP2_NO_ERROR && by_peer) {
+		/* it said all it had to say and does not want the rest: not a fault */
+		g->out_done = true;
+		conn_complete(c);
+		return;
+	}
+	if (code == H2_LOST)
+		conn_end(c, side == SRC ? END_SRC_TUNNEL : END_DST_TUNNEL, "tunnel lost");
+	else
+		conn_end(c, side == SRC ? END_SRC_RESET : END_DST_RESET, "RST_STREAM code %u%s", code, by_peer ? " from the peer" : "");
+}

@@ -1,0 +1,151 @@
+/*
+ * A connection: two legs and what lies between. Leg 0 is the source (where it came in), leg 1 the destination. Each leg is a
+ * socket or a stream; bytes go from one to the other, credit the other way.
+ *
+ * States, and what each permits:
+ *   DIALING  accepted, routed, and on its way to the upstream: name look-up, waiting for a tunnel, TCP connect, CONNECT sent.
+ *	      Bytes of the source are kept (bounded) or left in its socket.
+ *   OPEN     both legs are there; bytes move.
+ *   CLOSED   over: legs released, facts logged; freed at the end of the turn. Late events find the slot's generation changed.
+ *
+ * A direction is over when its source leg said in_done (FIN or END_STREAM was read) and all bytes went out, then the other leg gets
+ * its FIN or END_STREAM: out_done. A connection is complete when both legs have both. Any other end is one of
+ * enum ending (close.c has the table).
+ */
+#pragma once
+#include "base/buf.h"
+#include "chain/stage.h"
+#include "loop/loop.h"
+#include "obs/series.h"
+#include "tunnel/connect.h"
+#include "tunnel/pool.h"
+
+enum conn_state { CONN_DIALING, CONN_OPEN, CONN_CLOSED, CONN_STATES };
+enum leg_kind { LEG_NONE, LEG_SOCK, LEG_STREAM };
+enum { SRC, DST };
+
+enum ending {
+	END_COMPLETE,	   /* both directions ended with FIN or END_STREAM */
+	END_SRC_RESET,	   /* the source leg was reset */
+	END_DST_RESET,	   /* the destination leg was reset */
+	END_SRC_TUNNEL,	   /* the tunnel of the source leg was lost */
+	END_DST_TUNNEL,	   /* the tunnel of the destination leg was lost */
+	END_BAD_REQUEST,   /* malformed CONNECT */
+	END_HEADERS,	   /* CONNECT's header list too large */
+	END_NO_ROUTE,
+	END_DENIED,
+	END_CONNECT,	   /* refused, no route to host, ... */
+	END_CONNECT_TIME,  /* timed out */
+	END_NO_NAME,	   /* DNS */
+	END_NO_TUNNEL,	   /* no tunnel could be opened */
+	END_QUEUE_FULL,
+	END_QUEUE_TIME,
+	END_PEER_DENIED,   /* the peer agent answered 401 or 403 */
+	END_PEER_REFUSED,  /* the peer agent answered another status */
+	END_OPEN_TIME,	   /* no answer to CONNECT */
+	END_LIMIT,	   /* connection limit */
+	END_MEMORY,
+	END_IDLE,
+	END_KILLED,	   /* by an operator */
+	END_SHUTDOWN,	   /* drain deadline */
+	ENDINGS
+};
+
+struct worker;
+struct endpoint;
+
+struct leg {
+	uint8_t kind, side;
+	bool readable, writable; /* sockets: as epoll's edges say */
+	bool hup;		 /* sockets: FIN or error is waiting behind the bytes; read until 0 */
+	bool in_done, out_done;
+	bool answered;		 /* stream, source: 200 was sent; destination: 200 was received */
+	int fd;
+	uint32_t sid;		 /* stream: its id, also after its end */
+	struct h2_stream s;
+	struct buf q;		 /* bytes that wait to be written to this leg */
+	struct tunnel_who *who;	 /* stream: the far end */
+	struct metadata *md;	 /* stream: what the far end said */
+};
+
+struct conn {
+	struct slab_head head;
+	struct worker *w;
+	struct task task;	 /* move more, or free */
+	struct timer timer;	 /* dialing: deadline; open: idle */
+	struct pool_wait wait;
+	uint8_t state;		 /* enum conn_state */
+	uint8_t ending;		 /* enum ending, once CLOSED */
+	bool early;		 /* CONNECT is sent and not answered: what is pulled is kept in early_data */
+	bool touched;		 /* has chunks of the batch being read */
+	bool peer_md;		 /* the source's request carried peer metadata: answer in kind */
+	bool traced;		 /* trace is set */
+	bool counted;		 /* in the cluster's number of connections */
+	bool chosen;		 /* ep's counters have it */
+	bool mismatch;		 /* the source's metadata contradicts its certificate */
+	uint8_t tries;		 /* endpoints and re-dispatches used up */
+	uint16_t status;	 /* of the CONNECT sent or received */
+	uint16_t chunk_first, chunk_last; /* of the worker's chunk list, while touched */
+	struct leg leg[2];
+	struct stages stages;	 /* listeners passed, route and cluster */
+	struct endpoint *ep;	 /* where it went; NULL: none chosen */
+	struct addr src, orig_dst, dst;
+	char *authority;	 /* of the CONNECT received, or the one to send; malloc'd */
+	uint8_t trace[24];	 /* trace and parent id, raw */
+	struct buf early_data;	 /* copy of what was sent before the answer, for another try */
+	struct series *series;
+	uint64_t bytes[2];	 /* read from leg 0 and written on; from leg 1 */
+	uint64_t start_us, open_us, queue_us;
+	uint64_t last_ms;	 /* of the last byte */
+	uint64_t id;
+	char *why;		 /* of the ending, malloc'd; NULL: the table's text */
+};
+
+static inline struct conn *leg_conn(struct leg *g)
+{
+	return (struct conn *)((char *)(g - g->side) - offsetof(struct conn, leg));
+}
+static inline struct conn *stream_conn(struct h2_stream *s, int *ret_side)
+{
+	struct leg *g = (struct leg *)((char *)s - offsetof(struct leg, s));
+
+	*ret_side = g->side;
+	return leg_conn(g);
+}
+
+/* ---- accept.c ---- */
+struct conn *conn_new(struct worker *w, const struct cfg_listener *l);
+void conn_free(struct conn *c);
+/** conn_watch() - put a socket leg into epoll. Return: 0 or -errno. */
+int conn_watch(struct conn *c, int side);
+
+/* ---- dial.c: from routed to OPEN ---- */
+void dial_start(struct conn *c);
+void dial_event(struct conn *c, uint32_t events);	 /* the TCP connect's */
+void dial_answer(struct conn *c, struct tunnel *t, const struct header *h, size_t n); /* response headers */
+bool dial_again(struct conn *c); /* the peer has not processed the stream: another tunnel. false: no more tries */
+void dial_cancel(struct conn *c, bool failed);
+
+/* ---- relay.c: bytes ---- */
+void relay_open(struct conn *c); /* both legs are there now */
+void relay_event(struct conn *c, int side, uint32_t events);
+ssize_t relay_pull(struct conn *c, int side, uint8_t *dst, size_t max, bool *ret_eof);
+void relay_data(struct conn *c, int side, const uint8_t *p, size_t n);
+void relay_in_done(struct conn *c, int side);
+void relay_batch(struct worker *w);
+void relay_more(struct conn *c);
+void relay_early_drop(struct conn *c);
+
+/* ---- close.c: endings ---- */
+void conn_end(struct conn *c, enum ending e, const char *why_fmt, ...) __attribute__((format(printf, 3, 4)));
+/** conn_complete() - is it over? then END_COMPLETE */
+void conn_complete(struct conn *c);
+void conn_stream_closed(struct conn *c, int side, uint32_t code, bool by_peer);
+const char *ending_flags(enum ending e);
+const char *ending_by(enum ending e);
+const char *ending_text(enum ending e);
+bool conn_set_state(struct conn *c, enum conn_state to);
+
+/* ---- report.c ---- */
+void report_open(struct conn *c);
+void report_end(struct conn *c);

@@ -1,0 +1,186 @@
+/*
+ * The daemon: certificates, listeners and workers put together, started, drained and taken apart.
+ */
+#include "chain/daemon.h"
+#include "base/clean.h"
+#include "base/log.h"
+#include "net/sock.h"
+#include <poll.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <time.h>
+
+#define CALL_MS 1000
+
+static int load_identities(struct daemon *d, struct err *reterr)
+{
+	struct err warn;
+	int r = 0;
+
+	d->tls = calloc(d->cfg->n_identities + 1u, sizeof(*d->tls));
+	if (!d->tls)
+		return err_set(reterr, -ENOMEM, "out of memory");
+	for (uint32_t i = 0; r == 0 && i < d->cfg->n_identities; i++) {
+		r = tls_ctx_create(&d->tls[i], &d->cfg->identities[i], &warn, reterr);
+		if (r == 0 && warn.msg[0])
+			log_err(LA_MAIN, "%s", warn.msg);
+	}
+	return r;
+}
+
+/* one socket per worker in a reuseport group; the order of binding is the order of indexes that sock_spread_by_source() picks from */
+static int bind_listener(struct daemon *d, const struct cfg_listener *l, struct err *reterr)
+{
+	int r;
+
+	for (uint32_t i = 0; i < d->n_workers; i++) {
+		r = sock_listen(&l->address, (int)l->backlog, &d->workers[i].listeners[l->id].fd, reterr);
+		if (r < 0)
+			return err_prefix(reterr, r, "listener '%s'", l->name);
+	}
+	if (l->type != LISTENER_TCP || l->spread != SPREAD_SOURCE || d->n_workers < 2)
+		return 0;
+	r = sock_spread_by_source(d->workers[0].listeners[l->id].fd, d->n_workers);
+	if (r < 0)
+		log_warn(LA_MAIN, "listener '%s': spread: source is not available (%s); connections are spread by connection", l->name,
+			 strerror(-r));
+	return 0;
+}
+
+static int workers_create(struct daemon *d, struct err *reterr)
+{
+	int r = 0;
+
+	d->workers = aligned_alloc(64, d->n_workers * sizeof(*d->workers));
+	d->rings = calloc(d->n_workers, sizeof(*d->rings));
+	if (!d->workers || !d->rings)
+		return err_set(reterr, -ENOMEM, "out of memory");
+	memset(d->workers, 0, d->n_workers * sizeof(*d->workers));
+	for (uint32_t i = 0; r == 0 && i < d->n_workers; i++) {
+		r = worker_init(&d->workers[i], d, i);
+		d->rings[i] = &d->workers[i].access;
+	}
+	if (r < 0)
+		return err_set(reterr, r, "worker: %s", strerror(-r));
+	for (uint32_t i = 0; r == 0 && i < d->cfg->n_listeners; i++)
+		if (d->cfg->listeners[i].type != LISTENER_INTERNAL)
+			r = bind_listener(d, &d->cfg->listeners[i], reterr);
+	return r;
+}
+
+int daemon_create(struct daemon **ret, const struct config *cfg, struct err *reterr)
+{
+	struct daemon *d = calloc(1, sizeof(*d));
+	struct timespec ts;
+	int r;
+
+	if (!d)
+		return err_set(reterr, -ENOMEM, "out of memory");
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	d->start_us = (uint64_t)ts.tv_sec * 1000000u + (uint64_t)ts.tv_nsec / 1000u;
+	d->cfg = cfg;
+	d->n_workers = cfg->workers;
+	d->drained_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+	d->per_listener = calloc(cfg->n_listeners + 1u, sizeof(*d->per_listener));
+	d->per_cluster = calloc(cfg->n_clusters + 1u, sizeof(*d->per_cluster));
+	r = d->drained_fd < 0 || !d->per_listener || !d->per_cluster ? err_set(reterr, -ENOMEM, "out of memory") : 0;
+	if (r == 0)
+		r = load_identities(d, reterr);
+	if (r == 0)
+		r = workers_create(d, reterr);
+	if (r == 0 && cfg->access_log.enabled)
+		r = access_log_start(&d->access_log, &cfg->access_log, &cfg->node, d->rings, d->n_workers, reterr);
+	if (r < 0) {
+		daemon_destroy(d);
+		return r;
+	}
+	*ret = d;
+	return 0;
+}
+
+int daemon_start(struct daemon *d, struct err *reterr)
+{
+	for (uint32_t i = 0; i < d->n_workers; i++) {
+		int r = worker_start(&d->workers[i]);
+
+		if (r < 0)
+			return err_set(reterr, r, "worker thread %u: %s", i, strerror(-r));
+	}
+	d->ready = true;
+	return 0;
+}
+
+int daemon_call(struct daemon *d, uint32_t i, struct call *c)
+{
+	struct timespec pause = { .tv_nsec = 20000 };
+
+	if (!d->workers[i].started || !loop_post(&d->workers[i].loop, &c->order))
+		return -EAGAIN;
+	for (uint64_t waited = 0; !atomic_load_explicit(&c->done, memory_order_acquire); waited += (uint64_t)pause.tv_nsec) {
+		if (waited > CALL_MS * 1000000ull)
+			return -ETIMEDOUT;
+		nanosleep(&pause, NULL);
+		if (pause.tv_nsec < 1000000)
+			pause.tv_nsec *= 2;
+	}
+	return 0;
+}
+
+struct drain_order {
+	struct order order;
+	uint64_t within_ms;
+};
+
+static void drain_run(struct order *o, void *owner)
+{
+	struct drain_order *dr = container_of(o, struct drain_order, order);
+
+	worker_drain(owner, dr->within_ms);
+	free(dr);
+}
+
+void daemon_drain(struct daemon *d, uint64_t within_ms)
+{
+	if (d->draining)
+		return;
+	d->draining = true;
+	for (uint32_t i = 0; i < d->n_workers; i++) {
+		struct drain_order *o = malloc(sizeof(*o));
+
+		if (!o || !d->workers[i].started) {
+			free(o);
+			continue;
+		}
+		*o = (struct drain_order){ .order = { drain_run }, .within_ms = within_ms };
+		while (!loop_post(&d->workers[i].loop, &o->order))
+			(void)poll(NULL, 0, 1);
+	}
+}
+
+bool daemon_drained(const struct daemon *d)
+{
+	return atomic_load(&d->drained) >= d->n_workers;
+}
+
+void daemon_destroy(struct daemon *d)
+{
+	if (!d)
+		return;
+	for (uint32_t i = 0; d->workers && i < d->n_workers; i++)
+		worker_join(&d->workers[i]);
+	for (uint32_t i = 0; d->workers && i < d->n_workers; i++)
+		worker_finish(&d->workers[i]);
+	access_log_stop(d->access_log); /* after the last connections were reported */
+	for (uint32_t i = 0; d->workers && i < d->n_workers; i++)
+		access_ring_finish(&d->workers[i].access);
+	for (uint32_t i = 0; d->tls && i < d->cfg->n_identities; i++)
+		tls_ctx_destroy(d->tls[i]);
+	free(d->tls);
+	free(d->workers);
+	free(d->rings);
+	free((void *)d->per_listener);
+	free((void *)d->per_cluster);
+	if (d->drained_fd >= 0)
+		close(d->drained_fd);
+	free(d);
+}

@@ -1,0 +1,466 @@
+/*
+ * From routed to OPEN: choose an endpoint, resolve its name, get a tunnel or connect, and send or await CONNECT. Each failure tries
+ * another endpoint while there are any; the last one's reason is the connection's.
+ */
+#include "base/clean.h"
+#include "base/log.h"
+#include "chain/daemon.h"
+#include "net/sock.h"
+#include <string.h>
+
+#define TRIES 4u /* endpoints, tunnels and re-dispatches of one connection */
+
+static void deadline(struct timer *t, void *arg);
+static void dial_next(struct conn *c);
+
+static void arm(struct conn *c, uint64_t ms)
+{
+	c->timer.fire = deadline;
+	c->timer.arg = c;
+	timer_arm(&c->w->loop.timers, &c->timer, c->w->loop.now_ms + max_u64(ms, 1));
+}
+
+static void chose(struct conn *c, struct endpoint *ep, const struct addr *to)
+{
+	c->ep = ep;
+	c->dst = *to;
+	c->chosen = ep != NULL;
+	if (ep) {
+		stats_bump(&ep->active, 1);
+		stats_bump(&ep->total, 1);
+	}
+}
+
+static void unchoose(struct conn *c, bool failed)
+{
+	if (!c->chosen)
+		return;
+	c->chosen = false;
+	stats_bump(&c->ep->active, (uint64_t)-1);
+	if (failed)
+		stats_bump(&c->ep->failed, 1);
+}
+
+/* ---- choice of an endpoint ---- */
+
+static struct endpoint *pick_of_two(struct worker *w, struct cluster *cl)
+{
+	uint32_t n = cl->cfg->n_endpoints;
+	struct endpoint *a = &cl->ep[loop_random(&w->loop) % n], *b = &cl->ep[loop_random(&w->loop) % n];
+
+	return atomic_load_explicit(&b->active, memory_order_relaxed) < atomic_load_explicit(&a->active, memory_order_relaxed) ? b : a;
+}
+
+static struct endpoint *pick(struct conn *c, struct cluster *cl)
+{
+	uint32_t n = cl->cfg->n_endpoints, start = cl->rr++;
+	struct endpoint *best;
+
+	if (c->tries && c->ep) /* the one chosen first has failed: go round */
+		return &cl->ep[((uint32_t)(c->ep - cl->ep) + 1) % n];
+	switch (cl->cfg->balance) {
+	case BALANCE_ROUND_ROBIN:
+		return &cl->ep[start % n];
+	case BALANCE_RANDOM_TWO:
+		return pick_of_two(c->w, cl);
+	case BALANCE_LEAST_REQUEST:
+		break;
+	}
+	best = &cl->ep[start % n];
+	for (uint32_t i = 1; i < n; i++) {
+		struct endpoint *e = &cl->ep[(start + i) % n];
+
+		if (atomic_load_explicit(&e->active, memory_order_relaxed) < atomic_load_explicit(&best->active, memory_order_relaxed))
+			best = e;
+	}
+	return best;
+}
+
+/* ---- TCP ---- */
+
+static void dial_tcp(struct conn *c, const struct addr *to)
+{
+	struct leg *g = &c->leg[DST];
+
+	stats_add(&c->w->loop.stats, ST_SYS_OTHER, 3);
+	g->fd = sock_connect(to);
+	if (g->fd >= 0) {
+		g->kind = LEG_SOCK;
+		if (conn_watch(c, DST) < 0) {
+			close(g->fd);
+			g->fd = -ENOMEM;
+		}
+	}
+	if (g->fd < 0) {
+		int e = g->fd;
+
+		g->kind = LEG_NONE;
+		g->fd = -1;
+		stats_inc(&c->w->loop.stats, ST_CONNECT_FAIL);
+		conn_end(c, END_CONNECT, "connect: %s", strerror(-e));
+		return;
+	}
+	arm(c, c->stages.cluster->connect_timeout_ms);
+}
+
+static void failed_tcp(struct conn *c, enum ending e, int error)
+{
+	char a[ADDR_STR];
+
+	stats_inc(&c->w->loop.stats, ST_CONNECT_FAIL);
+	close(c->leg[DST].fd);
+	c->leg[DST].fd = -1;
+	c->leg[DST].kind = LEG_NONE;
+	if (c->ep && c->tries + 1u < min_u64(TRIES, c->stages.cluster->n_endpoints)) {
+		unchoose(c, true);
+		c->tries++;
+		dial_next(c);
+		return;
+	}
+	conn_end(c, e, "connect to %s: %s", addr_str(&c->dst, a), strerror(-error));
+}
+
+void dial_event(struct conn *c, uint32_t events)
+{
+	int e = events & (EPOLLERR | EPOLLHUP) ? sock_error(c->leg[DST].fd) : 0;
+
+	if (e == 0 && (events & EPOLLERR))
+		e = -ECONNRESET;
+	if (e < 0) {
+		failed_tcp(c, e == -ETIMEDOUT ? END_CONNECT_TIME : END_CONNECT, e);
+		return;
+	}
+	if (!(events & EPOLLOUT))
+		return;
+	stats_inc(&c->w->loop.stats, ST_CONNECT_OK);
+	hist_add(&c->w->loop.hist[LH_CONNECT_US], c->w->loop.now_us - c->start_us);
+	c->leg[DST].writable = true;
+	c->leg[DST].readable = (events & EPOLLIN) != 0;
+	c->leg[DST].hup = (events & EPOLLRDHUP) != 0;
+	relay_open(c);
+}
+
+/* ---- tunnel ---- */
+
+static size_t authority_of(const struct conn *c, char text[ADDR_STR], const char **ret)
+{
+	if (c->stages.cluster->authority)
+		*ret = c->stages.cluster->authority;
+	else if (c->authority)
+		*ret = c->authority;
+	else
+		*ret = addr_str(&c->orig_dst, text);
+	return strlen(*ret);
+}
+
+static void trace_text(struct conn *c, char out[TRACEPARENT_LEN + 1])
+{
+	if (!c->traced) {
+		uint64_t r[3] = { loop_random(&c->w->loop), loop_random(&c->w->loop), loop_random(&c->w->loop) };
+
+		memcpy(c->trace, r, sizeof(c->trace));
+		c->traced = true;
+	}
+	traceparent_encode(out, c->trace, 0);
+}
+
+static void tunnel_ready(struct pool_wait *wait, struct tunnel *t, int error, const char *why)
+{
+	struct conn *c = container_of(wait, struct conn, wait);
+	char text[ADDR_STR], trace[TRACEPARENT_LEN + 1];
+	const char *authority;
+	size_t n;
+	int r;
+
+	c->queue_us = c->w->loop.now_us - wait->since_us;
+	if (!t) {
+		if (error != -ETIMEDOUT && c->ep && c->tries + 1u < min_u64(TRIES, c->stages.cluster->n_endpoints)) {
+			unchoose(c, true);
+			c->tries++;
+			dial_next(c);
+			return;
+		}
+		conn_end(c, error == -ETIMEDOUT ? END_QUEUE_TIME : END_NO_TUNNEL, "%s", why);
+		return;
+	}
+	n = authority_of(c, text, &authority);
+	trace_text(c, trace);
+	c->leg[DST].kind = LEG_STREAM;
+	r = connect_open(&t->h2, &c->leg[DST].s, worker_self(c->w, t->identity), authority, n, &c->src, trace);
+	if (r < 0) {
+		c->leg[DST].kind = LEG_NONE;
+		if (r == -ESTALE) {
+			tunnel_drain(t);
+			if (dial_again(c))
+				return;
+		}
+		conn_end(c, END_NO_TUNNEL, "stream could not be opened: %s", strerror(-r));
+		return;
+	}
+	c->leg[DST].sid = (uint32_t)c->leg[DST].s.id;
+	t->idle_ms = 0;
+	c->early = true;
+	arm(c, c->w->d->cfg->timeouts.open_ms);
+}
+
+static void dial_tunnel(struct conn *c, struct cluster *cl, const struct addr *to)
+{
+	bool waited;
+	int r;
+
+	c->wait.ready = tunnel_ready;
+	r = pool_get(&cl->pool, to, &c->wait, &waited);
+	if (r == -EBUSY)
+		conn_end(c, END_QUEUE_FULL, "%u connections wait for a tunnel of cluster '%s' already", cl->cfg->pool.queue, cl->cfg->name);
+	else if (r < 0)
+		conn_end(c, END_MEMORY, "out of memory");
+}
+
+bool dial_again(struct conn *c)
+{
+	struct cluster *cl = &c->w->clusters[c->stages.cluster->id];
+	bool waited;
+
+	if (c->tries + 1u >= TRIES || c->state != CONN_DIALING)
+		return false;
+	c->tries++;
+	stats_inc(&c->w->loop.stats, ST_REDISPATCHED);
+	c->early = false;
+	tunnel_who_put(TAKE(c->leg[DST].who));
+	metadata_put(TAKE(c->leg[DST].md));
+	c->leg[DST].kind = LEG_NONE;
+	c->leg[DST].out_done = false;
+	/* what was sent in vain is sent again, in front of what still waits (a forwarded stream's bytes) */
+	if (c->early_data.len) {
+		struct buf q = c->leg[DST].q;
+
+		c->bytes[SRC] -= c->early_data.len; /* counted again when it is pulled again */
+		c->leg[DST].q = c->early_data;
+		memset(&c->early_data, 0, sizeof(c->early_data));
+		if (q.len && buf_append(&c->leg[DST].q, buf_at(&q), q.len) < 0) {
+			buf_finish(&q);
+			return false;
+		}
+		buf_finish(&q);
+	}
+	timer_disarm(&c->w->loop.timers, &c->timer);
+	if (pool_get(&cl->pool, &c->dst, &c->wait, &waited) < 0)
+		return false;
+	return true;
+}
+
+void dial_answer(struct conn *c, struct tunnel *t, const struct header *h, size_t n)
+{
+	int status = connect_status(h, n);
+
+	c->status = (uint16_t)status;
+	if (status >= 200 && status < 300) {
+		c->leg[DST].answered = true;
+		relay_open(c);
+		return;
+	}
+	if (status == 401 || status == 403)
+		conn_end(c, END_PEER_DENIED, "the peer agent denied it (%d)", status);
+	else
+		conn_end(c, END_PEER_REFUSED, "the peer agent answered %d", status);
+	(void)t;
+}
+
+/* ---- names ---- */
+
+static void dial_to(struct conn *c, struct endpoint *ep, const struct addr *to)
+{
+	struct cluster *cl = &c->w->clusters[c->stages.cluster->id];
+
+	chose(c, ep, to);
+	if (c->stages.cluster->type == CLUSTER_TUNNEL)
+		dial_tunnel(c, cl, to);
+	else
+		dial_tcp(c, to);
+}
+
+static bool allowed(const struct cfg_cluster *cl, const struct addr *to)
+{
+	for (uint32_t i = 0; i < cl->n_destinations; i++)
+		if (cidr_has(&cl->destinations[i], to))
+			return true;
+	return false;
+}
+
+static void dial_original(struct conn *c, const struct addr *to)
+{
+	char a[ADDR_STR];
+
+	if (!allowed(c->stages.cluster, to)) {
+		stats_inc(&c->w->loop.stats, ST_DENIED);
+		conn_end(c, END_DENIED, "%s is not among the destinations of cluster '%s'", addr_str(to, a), c->stages.cluster->name);
+		return;
+	}
+	dial_to(c, NULL, to);
+}
+
+static struct conn *conn_by_ref(struct worker *w, uint64_t ref)
+{
+	union ev_ref r = { .u64 = ref };
+	struct conn *c = slab_get(&w->conns, r.idx, r.gen);
+
+	return c && c->state == CONN_DIALING ? c : NULL;
+}
+
+static uint64_t conn_ref(const struct conn *c)
+{
+	union ev_ref r = { .gen = c->head.gen, .idx = c->head.idx };
+
+	return r.u64;
+}
+
+static void original_named(void *owner, uint64_t arg, const struct addr *a, uint32_t n, const char *why)
+{
+	struct conn *c = conn_by_ref(owner, arg);
+	struct addr to;
+
+	if (!c)
+		return;
+	if (!n) {
+		conn_end(c, END_NO_NAME, "name of %s: %s", c->authority, why);
+		return;
+	}
+	to = a[0];
+	to.port = c->orig_dst.port;
+	dial_original(c, &to);
+}
+
+static void endpoint_answer(struct endpoint *ep, struct worker *w, const struct addr *a, uint32_t n)
+{
+	ep->looking = false;
+	if (!n)
+		return; /* old addresses stay in use: a DNS outage must not become ours */
+	memcpy(ep->addr, a, n * sizeof(*a));
+	for (uint32_t i = 0; i < n; i++)
+		ep->addr[i].port = ep->cfg->port;
+	ep->n = n;
+	ep->fresh_until_ms = w->loop.now_ms + max_u64(ep->cluster->dns_refresh_ms, 1000);
+	atomic_store_explicit(&ep->known, 1, memory_order_release);
+}
+
+static void endpoint_refreshed(void *owner, uint64_t arg, const struct addr *a, uint32_t n, const char *why)
+{
+	struct worker *w = owner;
+
+	(void)why;
+	endpoint_answer(&w->endpoints[arg], w, a, n);
+}
+
+static void endpoint_named(void *owner, uint64_t arg, const struct addr *a, uint32_t n, const char *why)
+{
+	struct worker *w = owner;
+	struct conn *c = conn_by_ref(w, arg);
+	struct endpoint *ep = c ? c->ep : NULL;
+
+	if (!c || !ep)
+		return;
+	endpoint_answer(ep, w, a, n);
+	if (!n)
+		conn_end(c, END_NO_NAME, "name %s: %s", ep->cfg->host, why);
+	else
+		dial_to(c, ep, &ep->addr[ep->next++ % ep->n]);
+}
+
+static void dial_endpoint(struct conn *c, struct endpoint *ep)
+{
+	struct worker *w = c->w;
+
+	if (!ep->cfg->host) {
+		dial_to(c, ep, &ep->cfg->address);
+		return;
+	}
+	if (ep->n && ep->fresh_until_ms <= w->loop.now_ms && !ep->looking) {
+		ep->looking = true;
+		if (dns_query(w->dns, ep->cfg->host, endpoint_refreshed, ep->cfg->id) < 0)
+			ep->looking = false;
+	}
+	if (ep->n) {
+		dial_to(c, ep, &ep->addr[ep->next++ % ep->n]);
+		return;
+	}
+	c->ep = ep; /* counted when the name is known */
+	arm(c, c->stages.cluster->connect_timeout_ms);
+	if (dns_query(w->dns, ep->cfg->host, endpoint_named, conn_ref(c)) < 0)
+		conn_end(c, END_MEMORY, "out of memory");
+}
+
+/* host part of the authority, for the resolver */
+static void dial_original_name(struct conn *c)
+{
+	struct authority a;
+	char host[AUTHORITY_HOST_MAX + 1];
+
+	if (!c->authority || authority_parse(c->authority, strlen(c->authority), &a, NULL) < 0) {
+		conn_end(c, END_NO_ROUTE, "no original destination");
+		return;
+	}
+	memcpy(host, a.host.p, a.host.n);
+	host[a.host.n] = '\0';
+	c->orig_dst.port = a.port;
+	arm(c, c->stages.cluster->connect_timeout_ms);
+	if (dns_query(c->w->dns, host, original_named, conn_ref(c)) < 0)
+		conn_end(c, END_MEMORY, "out of memory");
+}
+
+static void dial_next(struct conn *c)
+{
+	struct cluster *cl = &c->w->clusters[c->stages.cluster->id];
+	struct endpoint *ep;
+
+	switch (cl->cfg->type) {
+	case CLUSTER_TCP:
+	case CLUSTER_TUNNEL:
+		ep = pick(c, cl);
+		dial_endpoint(c, ep);
+		return;
+	case CLUSTER_ORIGINAL_DST:
+		if (c->orig_dst.family == AF_UNSPEC)
+			dial_original_name(c);
+		else
+			dial_original(c, &c->orig_dst);
+		return;
+	case CLUSTER_INTERNAL: /* resolved away by stages_resolve() */
+		break;
+	}
+	conn_end(c, END_NO_ROUTE, "cluster '%s' leads nowhere", cl->cfg->name);
+}
+
+void dial_start(struct conn *c)
+{
+	const struct cfg_cluster *cl = c->stages.cluster;
+	struct daemon *d = c->w->d;
+
+	c->counted = true;
+	if (atomic_fetch_add_explicit(&d->per_cluster[cl->id], 1, memory_order_relaxed) >= cl->max_connections && cl->max_connections) {
+		conn_end(c, END_LIMIT, "cluster '%s' has its %u connections", cl->name, cl->max_connections);
+		return;
+	}
+	dial_next(c);
+}
+
+void dial_cancel(struct conn *c, bool failed)
+{
+	pool_cancel(&c->wait);
+	unchoose(c, failed);
+}
+
+static void deadline(struct timer *t, void *arg)
+{
+	struct conn *c = arg;
+	char a[ADDR_STR];
+
+	(void)t;
+	if (c->state != CONN_DIALING)
+		return;
+	if (c->leg[DST].kind == LEG_SOCK)
+		failed_tcp(c, END_CONNECT_TIME, -ETIMEDOUT);
+	else if (c->leg[DST].kind == LEG_STREAM)
+		conn_end(c, END_OPEN_TIME, "the peer agent at %s did not answer CONNECT in time", addr_str(&c->dst, a));
+	else
+		conn_end(c, END_NO_NAME, "name not resolved in time");
+}

@@ -1,0 +1,87 @@
+/*
+ * What people may ask of a running daemon: plain rows, copied out of the workers by orders that run on them (a worker is never
+ * stopped for longer than one order: rows come in batches). Main thread only. Strings are inside the row.
+ */
+#pragma once
+#include "base/stats.h"
+#include "base/hist.h"
+#include "model/config.h"
+#include "obs/series.h"
+
+struct daemon; /* chain/daemon.h */
+
+struct conn_row {
+	uint64_t id;
+	uint32_t worker;
+	char state[12];	      /* opening, open, half-src, half-dst, closing */
+	char mover[8];	      /* relay */
+	char listener[48];
+	char chain[160];      /* "outbound > audit > cluster:to-b" */
+	char route[48];
+	char src[ADDR_STR], dst[ADDR_STR], original_dst[ADDR_STR];
+	char authority[128];
+	char src_identity[192], dst_identity[192];
+	char peer_id[96];     /* node id the peer gave in metadata */
+	char metadata[512];   /* "k=v, k=v", cut */
+	uint32_t tunnel_in, stream_in, tunnel_out, stream_out; /* 0: that leg is a socket */
+	uint64_t bytes_sent, bytes_recv, buffered;
+	uint64_t age_us, idle_us;
+	bool mismatch;
+};
+
+struct tunnel_row {
+	uint64_t age_us, idle_us;
+	uint32_t id, worker;
+	char dir[4];	      /* in, out */
+	char state[12];	      /* connecting, handshake, open, draining, closing */
+	char peer[ADDR_STR], local[ADDR_STR];
+	char cluster[48];     /* out: cluster; in: listener */
+	char peer_identity[192], local_identity[192];
+	char engine[8];	      /* user, plain */
+	char why[64];	      /* why not a faster engine */
+	char cipher[32];
+	uint32_t streams, max_streams /* in force now */;
+	uint64_t streams_total;
+	uint64_t rx_bytes, tx_bytes, tx_queued;
+	int32_t send_window, recv_window;
+	uint32_t rtt_us;
+	uint64_t cert_expires; /* unix seconds of the peer's certificate, 0 = none */
+};
+
+struct listener_row {
+	const struct cfg_listener *cfg;
+	uint64_t accepted, active, failed, bytes_in, bytes_out;
+};
+struct endpoint_row {
+	const struct cfg_cluster *cluster;
+	const struct cfg_endpoint *endpoint;
+	char address[ADDR_STR]; /* resolved */
+	uint64_t active, total, failed, tunnels, queued;
+	bool resolved;
+};
+
+struct status_row {
+	uint64_t uptime_us, pid;
+	uint32_t workers;
+	bool ready, draining;
+	char node[128], version[32], wolfssl[64] /* version and whether tuned */;
+	uint64_t connections, tunnels_in, tunnels_out, streams, buffered, memory_limit;
+};
+
+/* rows are malloc'd; caller frees. Return: 0, -ENOMEM, or -ETIMEDOUT when a worker did not answer within a second. */
+int inspect_conns(struct daemon *d, struct conn_row **ret, size_t *ret_n);
+int inspect_tunnels(struct daemon *d, struct tunnel_row **ret, size_t *ret_n);
+/* read from counters, no order needed; rows malloc'd */
+int inspect_listeners(struct daemon *d, struct listener_row **ret, size_t *ret_n);
+int inspect_endpoints(struct daemon *d, struct endpoint_row **ret, size_t *ret_n);
+void inspect_status(struct daemon *d, struct status_row *ret);
+const struct config *inspect_config(struct daemon *d);
+/* sums over workers */
+void inspect_stats(struct daemon *d, struct stats *ret);
+enum inspect_hist { IH_OPEN_US /* accept -> established */, IH_QUEUE_US, IH_HANDSHAKE_US, IH_CONNECT_US, IH_HISTS };
+void inspect_hist(struct daemon *d, enum inspect_hist which, struct hist *ret); /* ret zeroed by the callee */
+/** inspect_series() - walk worker tables: *iw worker, *is series; Return: next series or NULL */
+const struct series *inspect_series(struct daemon *d, uint32_t *iw, uint32_t *is);
+uint64_t inspect_access_dropped(struct daemon *d);
+/** inspect_kill() - close one connection (RST to both) by id. Return: 0, -ENOENT, -ETIMEDOUT. */
+int inspect_kill(struct daemon *d, uint64_t conn_id);

@@ -1,0 +1,82 @@
+/*
+ * All that a worker thread owns. Nothing of it is touched by another thread but: counters and series (read), the inbox.
+ */
+#pragma once
+#include "chain/conn.h"
+#include "net/dns.h"
+#include "obs/access.h"
+#include <pthread.h>
+
+#define CHUNKS 1024u	 /* pieces of DATA gathered from one read of a tunnel */
+#define CHUNK_NONE 0xffffu
+
+/* a piece of DATA in the tunnel's input buffer, on its way to a socket */
+struct chunk {
+	const uint8_t *p;
+	uint32_t n;
+	uint16_t next;
+};
+
+/** struct endpoint - run-time state of a configured endpoint, per worker; counters are read by the main thread */
+struct endpoint {
+	const struct cfg_endpoint *cfg;
+	const struct cfg_cluster *cluster;
+	struct addr addr[DNS_ADDRS];
+	uint32_t n, next;
+	bool looking;
+	uint64_t fresh_until_ms;
+	_Atomic uint64_t active, total, failed;
+	_Atomic uint32_t known; /* published: addr[0] may be shown */
+};
+
+/** struct listener - a listener's socket and counters in this worker */
+struct listener {
+	const struct cfg_listener *cfg;
+	struct worker *w;
+	int fd; /* -1: internal */
+	bool paused;
+	struct timer resume;
+	_Atomic uint64_t accepted, active, failed, bytes_in, bytes_out;
+};
+
+struct cluster {
+	const struct cfg_cluster *cfg;
+	struct endpoint *ep; /* cfg->n_endpoints of them */
+	uint32_t rr;
+	struct pool pool; /* tunnel clusters */
+};
+
+struct worker {
+	struct loop loop;
+	struct daemon *d;
+	pthread_t thread;
+	bool started;
+	struct slab conns;
+	struct tunnels tunnels;
+	struct listener *listeners; /* by cfg id */
+	struct cluster *clusters;   /* by cfg id */
+	struct endpoint *endpoints; /* by cfg id */
+	struct connect_self *self;  /* by identity index; the last one: no identity */
+	struct dns *dns;
+	struct series_table series;
+	struct access_ring access;
+	struct chunk *chunks;
+	uint16_t n_chunks;
+	struct conn *touched[CHUNKS];
+	uint32_t n_touched;
+	uint64_t next_conn;
+	bool draining;
+	struct timer drain;
+	uint64_t drain_end_ms;
+};
+
+int worker_init(struct worker *w, struct daemon *d, uint32_t index);
+int worker_start(struct worker *w);
+void worker_join(struct worker *w);
+void worker_finish(struct worker *w);
+/** worker_drain() - stop accepting, two-phase GOAWAY, wait for connections until @within_ms, then reset what is left. On the worker. */
+void worker_drain(struct worker *w, uint64_t within_ms);
+extern const struct tunnel_hooks accept_hooks;
+void accept_event(struct worker *w, uint32_t listener);
+void accept_resume(struct timer *t, void *listener);
+const struct connect_self *worker_self(const struct worker *w, const struct cfg_identity *id);

@@ -1,0 +1,267 @@
+/*
+ * HTTP/2 session, receiving side: nghttp2's callbacks, header blocks, and the limits against hostile peers. A peer that breaks a
+ * rate gets GOAWAY(ENHANCE_YOUR_CALM) and is not read any more; a single bad request only loses its stream.
+ */
+#include "h2/session.h"
+#include "h2/session_int.h"
+#include "base/clean.h"
+#include <stdlib.h>
+#include <string.h>
+
+#define HEADERS_MAX 128u     /* fields kept of one block; limits.header_count may be lower */
+#define HEADERS_ABSURD 4u    /* times the byte limit: then it is an attack, not a mistake */
+
+struct h2_headers {
+	int32_t id;
+	uint32_t n, bytes;
+	bool too_big;
+	nghttp2_rcbuf *name[HEADERS_MAX], *value[HEADERS_MAX];
+	struct header h[HEADERS_MAX];
+};
+
+void h2_headers_drop(struct h2 *h)
+{
+	if (!h->hdr)
+		return;
+	for (uint32_t i = 0; i < h->hdr->n; i++) {
+		nghttp2_rcbuf_decref(h->hdr->name[i]);
+		nghttp2_rcbuf_decref(h->hdr->value[i]);
+	}
+	free(TAKE(h->hdr));
+}
+
+static void hostile(struct h2 *h, const char *why)
+{
+	if (h->dead)
+		return;
+	h->dead = true;
+	stats_inc(&h->loop->stats, ST_HOSTILE);
+	stats_inc(&h->loop->stats, ST_GOAWAY_TX);
+	(void)nghttp2_session_terminate_session(h->ng, NGHTTP2_ENHANCE_YOUR_CALM);
+	h->ops->hostile(h->owner, why);
+	h->ops->dirty(h->owner);
+}
+
+static void rate(struct h2 *h, enum h2_rate kind)
+{
+	static const char *const what[HR_RATES] = { "RST_STREAM before a response", "PING", "SETTINGS", "empty DATA", "WINDOW_UPDATE",
+						    "invalid frames" };
+	const struct cfg_limits *l = &h->loop->cfg->limits;
+	const uint32_t limit[HR_RATES] = { l->rst_rate, l->ping_rate, l->settings_rate, l->empty_data_rate, l->window_update_rate,
+					   l->glitch_rate };
+	uint64_t s = h->loop->now_ms / 1000;
+
+	if (h->rate_s != s) {
+		h->rate_s = s;
+		memset(h->rate, 0, sizeof(h->rate));
+	}
+	if (++h->rate[kind] > limit[kind] && limit[kind])
+		hostile(h, what[kind]);
+}
+
+static int on_begin_headers(nghttp2_session *ng, const nghttp2_frame *f, void *arg)
+{
+	struct h2 *h = arg;
+
+	(void)ng;
+	h2_headers_drop(h);
+	if (f->hd.type != NGHTTP2_HEADERS)
+		return 0;
+	h->hdr = calloc(1, sizeof(*h->hdr));
+	if (!h->hdr)
+		return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE;
+	h->hdr->id = f->hd.stream_id;
+	return 0;
+}
+
+static int on_header(nghttp2_session *ng, const nghttp2_frame *f, nghttp2_rcbuf *name, nghttp2_rcbuf *value, uint8_t flags, void *arg)
+{
+	struct h2 *h = arg;
+	struct h2_headers *b = h->hdr;
+	const struct cfg_limits *lim = &h->loop->cfg->limits;
+	nghttp2_vec n = nghttp2_rcbuf_get_buf(name), v = nghttp2_rcbuf_get_buf(value);
+
+	(void)ng, (void)flags;
+	if (!b || b->id != f->hd.stream_id)
+		return 0;
+	b->bytes += (uint32_t)(n.len + v.len) + 32;
+	if (b->bytes > lim->header_bytes || b->n >= min_u64(lim->header_count, HEADERS_MAX)) {
+		b->too_big = true;
+		if (b->bytes > HEADERS_ABSURD * lim->header_bytes) {
+			hostile(h, "header list");
+			return NGHTTP2_ERR_CALLBACK_FAILURE;
+		}
+		return 0;
+	}
+	nghttp2_rcbuf_incref(name);
+	nghttp2_rcbuf_incref(value);
+	b->name[b->n] = name;
+	b->value[b->n] = value;
+	b->h[b->n] = (struct header){ { (const char *)n.base, n.len }, { (const char *)v.base, v.len } };
+	b->n++;
+	return 0;
+}
+
+static void headers_done(struct h2 *h, const nghttp2_frame *f, struct h2_stream *s)
+{
+	unsigned flags = (f->hd.flags & NGHTTP2_FLAG_END_STREAM ? H2_HEADERS_END : 0u) |
+			 (h->hdr && h->hdr->too_big ? H2_HEADERS_TOO_BIG : 0u);
+
+	if (f->headers.cat == NGHTTP2_HCAT_REQUEST) {
+		if (h->streams >= h->max_streams || h->goaway_tx)
+			h2_reset_id(h, f->hd.stream_id, NGHTTP2_REFUSED_STREAM);
+		else if (h->hdr)
+			h->ops->request(h->owner, f->hd.stream_id, h->hdr->h, h->hdr->n, flags);
+	} else if (!s && !h->server) { /* forgotten while its answer was awaited: h2_may_reset_early() */
+		h2_reset_id(h, f->hd.stream_id, NGHTTP2_CONNECT_ERROR);
+	} else if (s && h->hdr && f->headers.cat == NGHTTP2_HCAT_RESPONSE) {
+		h->ops->response(h->owner, s, h->hdr->h, h->hdr->n, flags);
+	} else if (s && (flags & H2_HEADERS_END)) {
+		h->ops->end(h->owner, s); /* trailers: a tunnelled connection has no use for them */
+	}
+	h2_headers_drop(h);
+}
+
+static void rst_received(struct h2 *h, const nghttp2_frame *f, const struct h2_stream *s)
+{
+	stats_inc(&h->loop->stats, ST_RST_RX);
+	if (f->rst_stream.error_code < STATS_H2_CODES)
+		stats_bump(&h->loop->stats.rst_rx[f->rst_stream.error_code], 1);
+	/* before our response (or for a stream already gone): the rapid-reset pattern. After it: an application's right. */
+	if (h->server && (!s || !s->answered))
+		rate(h, HR_RST);
+}
+
+static int on_frame(nghttp2_session *ng, const nghttp2_frame *f, void *arg)
+{
+	struct h2 *h = arg;
+	struct h2_stream *s = f->hd.stream_id ? nghttp2_session_get_stream_user_data(ng, f->hd.stream_id) : NULL;
+
+	switch (f->hd.type) {
+	case NGHTTP2_HEADERS:
+		headers_done(h, f, s);
+		break;
+	case NGHTTP2_DATA:
+		if (!f->hd.length && !(f->hd.flags & NGHTTP2_FLAG_END_STREAM))
+			rate(h, HR_EMPTY_DATA);
+		if (s && (f->hd.flags & NGHTTP2_FLAG_END_STREAM))
+			h->ops->end(h->owner, s);
+		break;
+	case NGHTTP2_RST_STREAM:
+		rst_received(h, f, s);
+		h->reset_id = f->hd.stream_id; /* on_close() follows, unless the stream is gone already */
+		break;
+	case NGHTTP2_SETTINGS:
+		if (!(f->hd.flags & NGHTTP2_FLAG_ACK)) {
+			rate(h, HR_SETTINGS);
+			h->settled = true;
+			h->ops->settings(h->owner);
+		}
+		break;
+	case NGHTTP2_PING:
+		if (f->hd.flags & NGHTTP2_FLAG_ACK) {
+			uint64_t sent;
+
+			memcpy(&sent, f->ping.opaque_data, 8);
+			h->ops->pong(h->owner, sent);
+		} else {
+			rate(h, HR_PING);
+		}
+		break;
+	case NGHTTP2_GOAWAY:
+		stats_inc(&h->loop->stats, ST_GOAWAY_RX);
+		h->goaway_rx = true;
+		h->ops->goaway(h->owner, f->goaway.error_code);
+		break;
+	case NGHTTP2_WINDOW_UPDATE:
+		if (!f->hd.stream_id) /* per stream they come with the data that we sent */
+			rate(h, HR_WINDOW_UPDATE);
+		break;
+	default: /* PRIORITY and unknown types: nothing to do (frame types are the peer's, not an enum of ours) */
+		break;
+	}
+	return 0;
+}
+
+static int on_data(nghttp2_session *ng, uint8_t flags, int32_t id, const uint8_t *p, size_t n, void *arg)
+{
+	struct h2 *h = arg;
+	struct h2_stream *s = nghttp2_session_get_stream_user_data(ng, id);
+
+	(void)flags;
+	if (!s) { /* reset by us; the bytes count against the connection only */
+		(void)nghttp2_session_consume(ng, id, n);
+		return 0;
+	}
+	if (h2_pressure(h->loop)) {
+		s->held += (uint32_t)n;
+		stats_inc(&h->loop->stats, ST_MEMORY_PRESSURE);
+	} else {
+		(void)nghttp2_session_consume_connection(ng, n);
+	}
+	h->ops->data(h->owner, s, p, n);
+	return 0;
+}
+
+static int on_close(nghttp2_session *ng, int32_t id, uint32_t code, void *arg)
+{
+	struct h2 *h = arg;
+	struct h2_stream *s = nghttp2_session_get_stream_user_data(ng, id);
+	/* GOAWAY closes the streams that the peer did not process with REFUSED_STREAM */
+	bool by_peer = h->reset_id == id || (h->goaway_rx && code == NGHTTP2_REFUSED_STREAM);
+
+	if (!s)
+		return 0;
+	h2_stream_gone(s);
+	h->ops->closed(h->owner, s, code, by_peer);
+	return 0;
+}
+
+/* a final response went out while the peer may still send: tell it to stop (RFC 9113 8.1) */
+static int on_sent(nghttp2_session *ng, const nghttp2_frame *f, void *arg)
+{
+	struct h2 *h = arg;
+
+	if (h->server && f->hd.type == NGHTTP2_HEADERS && (f->hd.flags & NGHTTP2_FLAG_END_STREAM) &&
+	    !nghttp2_session_get_stream_remote_close(ng, f->hd.stream_id))
+		h2_reset_id(h, f->hd.stream_id, NGHTTP2_NO_ERROR);
+	return 0;
+}
+
+static int on_invalid(nghttp2_session *ng, const nghttp2_frame *f, int code, void *arg)
+{
+	struct h2 *h = arg;
+
+	(void)ng, (void)f, (void)code;
+	if (f->hd.type == NGHTTP2_HEADERS)
+		stats_inc(&h->loop->stats, ST_BAD_REQUEST);
+	rate(h, HR_GLITCH);
+	return 0;
+}
+
+void h2_input_callbacks(nghttp2_session_callbacks *c)
+{
+	nghttp2_session_callbacks_set_on_begin_headers_callback(c, on_begin_headers);
+	nghttp2_session_callbacks_set_on_header_callback2(c, on_header);
+	nghttp2_session_callbacks_set_on_frame_recv_callback(c, on_frame);
+	nghttp2_session_callbacks_set_on_data_chunk_recv_callback(c, on_data);
+	nghttp2_session_callbacks_set_on_stream_close_callback(c, on_close);
+	nghttp2_session_callbacks_set_on_frame_send_callback(c, on_sent);
+	nghttp2_session_callbacks_set_on_invalid_frame_recv_callback(c, on_invalid);
+}
+
+int h2_input(void *h2, const uint8_t *p, size_t n)
+{
+	struct h2 *h = h2;
+	ssize_t r;
+
+	if (h->dead)
+		return 0; /* not read any more; the GOAWAY is on its way */
+	r = nghttp2_session_mem_recv(h->ng, p, n);
+	if (nghttp2_session_want_write(h->ng))
+		h->ops->dirty(h->owner);
+	if (h->dead || r >= 0)
+		return 0;
+	stats_inc(&h->loop->stats, ST_HOSTILE);
+	return r == NGHTTP2_ERR_NOMEM ? -ENOMEM : -EPROTO;
+}

@@ -1,0 +1,120 @@
+/*
+ * An HTTP/2 session: frames and streams, nothing of CONNECT and nothing of sockets. nghttp2 does the protocol; this file decides
+ * how bytes get in and out:
+ *   - out: DATA is pulled from its source straight into the worker's plaintext buffer (nghttp2's NO_COPY path), only while
+ *     the socket takes bytes; one flush per loop turn, frames and records filled.
+ *   - in:  DATA is handed on as pointers into the worker's input buffer.
+ *   - credit: a stream's window is given back only for bytes that left (h2_consumed()); the connection's at once, as long as the
+ *     worker's memory budget holds, so one stuck stream never stops another.
+ *   - limits: rates of control frames per second (interop C1.6), header list, concurrent streams.
+ * Worker thread only. Sources: RFC 9113, nghttp2 1.52 programmers' guide.
+ */
+#pragma once
+#include "codec/codec_types.h"
+#include "loop/loop.h"
+#include <nghttp2/nghttp2.h>
+
+/** struct h2_stream - what the session keeps per stream; lives in the user's object; id 0: none, and then h is NULL */
+struct h2_stream {
+	LIST_ENTRY(h2_stream) link; /* of h->all */
+	struct h2 *h;
+	int32_t id;
+	uint32_t window;   /* receive window in force */
+	uint32_t got;	   /* consumed since t0 */
+	uint32_t t0_ms;
+	uint32_t held;	   /* connection credit held back for it: memory pressure */
+	bool answered;	   /* server: we sent our response HEADERS */
+};
+
+enum { H2_HEADERS_END = 1, H2_HEADERS_TOO_BIG = 2 };
+
+struct h2_ops {
+	/* server: a request's headers; the owner calls h2_accept() or h2_refuse() before it returns */
+	void (*request)(void *owner, int32_t id, const struct header *h, size_t n, unsigned flags);
+	void (*response)(void *owner, struct h2_stream *s, const struct header *h, size_t n, unsigned flags);
+	void (*data)(void *owner, struct h2_stream *s, const uint8_t *p, size_t n);
+	void (*end)(void *owner, struct h2_stream *s); /* END_STREAM; all data was given */
+	/* the stream is gone; @s->id is 0 already. @by_peer: RST_STREAM or GOAWAY from the peer */
+	void (*closed)(void *owner, struct h2_stream *s, uint32_t code, bool by_peer);
+	/* fill @dst with at most @max bytes; Return: n, 0 with *ret_eof, -EAGAIN (h2_resume() later) */
+	ssize_t (*pull)(void *owner, struct h2_stream *s, uint8_t *dst, size_t max, bool *ret_eof);
+	void (*settings)(void *owner);	/* the peer's SETTINGS arrived */
+	void (*goaway)(void *owner, uint32_t code);
+	void (*pong)(void *owner, uint64_t sent_us);
+	void (*dirty)(void *owner);	/* there is something to flush: call h2_flush() before the turn ends */
+	void (*hostile)(void *owner, const char *why);
+	/* the first @n bytes of scratch.plain go out; only while !blocked(). Return: 0 or -errno */
+	int (*write)(void *owner, size_t n);
+	bool (*blocked)(void *owner); /* earlier output still waits for the socket */
+	uint32_t (*rtt_us)(void *owner);
+};
+
+enum h2_rate { HR_RST, HR_PING, HR_SETTINGS, HR_EMPTY_DATA, HR_WINDOW_UPDATE, HR_GLITCH, HR_RATES };
+
+struct h2_headers; /* the header block being received */
+
+struct h2 {
+	nghttp2_session *ng;
+	struct loop *loop;
+	const struct h2_ops *ops;
+	void *owner;
+	bool server;
+	bool paused;	     /* the pull stopped because the buffer is full */
+	bool settled;	     /* the peer's first SETTINGS arrived */
+	bool goaway_rx, goaway_tx;
+	bool dead;	     /* hostile: nothing is read any more, GOAWAY goes out */
+	int32_t reset_id;    /* the stream whose RST_STREAM is being processed: its closing is the peer's doing */
+	uint32_t max_streams; /* server: what we allow */
+	uint32_t streams;     /* open now */
+	uint32_t off;	     /* bytes of scratch.plain filled by the running flush */
+	uint32_t bulk, bulk_now; /* streams that filled a whole frame in the last / this flush */
+	int32_t bulk_last;
+	uint32_t rtt_us, rtt_at_ms;
+	uint64_t rate_s;     /* second that the rates are counted in */
+	uint32_t rate[HR_RATES];
+	uint32_t early_rst;  /* client: RST_STREAM before a response sent in this second */
+	uint64_t early_rst_s;
+	struct h2_headers *hdr;
+	LIST_HEAD(, h2_stream) all;
+	uint64_t total;	     /* streams over its life */
+};
+
+/** h2_init() - SETTINGS are queued, flush follows. Return: 0 or -ENOMEM. */
+int h2_init(struct h2 *h, struct loop *l, bool server, uint32_t max_streams, const struct h2_ops *ops, void *owner);
+/** h2_abort() - the connection is lost: every stream is closed with H2_LOST, then the session is freed. Accepts zeroed memory. */
+#define H2_LOST UINT32_MAX
+void h2_abort(struct h2 *h);
+void h2_finish(struct h2 *h); /* streams get no more callbacks; accepts zeroed memory */
+
+/** h2_input() - plaintext in. Return: 0, or -EPROTO when the session must end (flush, then close). */
+int h2_input(void *h2, const uint8_t *p, size_t n);
+/** h2_flush() - everything that may go out now. Return: 0, 1 (more to send: call again next turn), or -errno. */
+int h2_flush(struct h2 *h);
+/** h2_over() - nothing to read and nothing to write any more: close the socket */
+bool h2_over(const struct h2 *h);
+
+/** h2_open() - client: a request; the body is pulled. Return: 0 or -errno (-ESTALE: ids used up or GOAWAY). */
+int h2_open(struct h2 *h, struct h2_stream *s, const nghttp2_nv *nv, size_t n);
+/** h2_accept() - server: the request @id belongs to @s from now on */
+int h2_accept(struct h2 *h, struct h2_stream *s, int32_t id);
+/** h2_respond() - response headers of an accepted stream; the body is pulled */
+int h2_respond(struct h2_stream *s, const nghttp2_nv *nv, size_t n);
+/** h2_refuse() - response with END_STREAM, then RST_STREAM(NO_ERROR) as RFC 9113 8.1 has it; @s (or @id) is forgotten */
+void h2_refuse(struct h2 *h, int32_t id, const nghttp2_nv *nv, size_t n);
+/** h2_reset() - RST_STREAM; @s is forgotten at once, without a callback */
+void h2_reset(struct h2_stream *s, uint32_t code);
+/** h2_forget() - the owner goes away although the stream may live on (both directions ended) */
+void h2_forget(struct h2_stream *s);
+/** h2_resume() - the source has bytes (or its end) again */
+void h2_resume(struct h2_stream *s);
+/** h2_consumed() - @n bytes of data() have left (or were thrown away): credit for the peer. A closed @s is fine. */
+void h2_consumed(struct h2_stream *s, size_t n);
+/** h2_may_reset_early() - client: may a stream without response be reset now without looking hostile to the peer? */
+bool h2_may_reset_early(struct h2 *h);
+/** h2_room() - client: how many more streams the peer's settings allow */
+uint32_t h2_room(const struct h2 *h);
+uint32_t h2_peer_max_streams(const struct h2 *h);
+void h2_ping(struct h2 *h);
+/** h2_goaway() - first: GOAWAY(2^31-1), no stream is refused yet; last: with the real last id (RFC 9113 6.8) */
+void h2_goaway_first(struct h2 *h);
+void h2_goaway_last(struct h2 *h, uint32_t code);

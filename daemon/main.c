@@ -1,0 +1,288 @@
+/*
+ * aditd: options, configuration, signals. The main thread runs the admin API and waits; workers do the work.
+ */
+#include "admin/admin.h"
+#include "base/clean.h"
+#include "base/log.h"
+#include "chain/daemon.h"
+#include "config/config.h"
+#include <getopt.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/resource.h>
+#include <sys/signalfd.h>
+
+#define DEFAULT_CONFIG "/etc/adit/adit.yaml"
+
+struct options {
+	const char *config, *level;
+	bool check;
+	int mover;   /* -1: as configured */
+	int workers; /* 0: as configured */
+};
+
+struct program {
+	struct daemon *d;
+	struct admin *admin;
+	uint64_t drain_ms;
+};
+
+static const char help[] =
+	"Usage: aditd [OPTION]...\n"
+	"Carries TCP connections between nodes as HTTP/2 CONNECT streams in mutual-TLS tunnels.\n"
+	"\n"
+	"  -c, --config FILE    configuration (default " DEFAULT_CONFIG "; conf.d/*.yaml beside it is read, too)\n"
+	"      --check FILE     check a configuration, its certificates included, and exit\n"
+	"      --mover KIND     auto or relay: what may move bytes (default: as configured)\n"
+	"      --workers N      worker threads (default: as configured)\n"
+	"      --log-level L    error, warn, info or debug (default: as configured)\n"
+	"  -f, --foreground     accepted for compatibility: aditd never forks\n"
+	"      --version        print the version and exit\n"
+	"  -h, --help           print this and exit\n"
+	"\n"
+	"Signals: SIGTERM and SIGINT drain and end (twice: at once); SIGUSR1 reopens the access log.\n"
+	"See aditd(8), adit.yaml(5), aditctl(1).\n";
+
+static int options_parse(int argc, char **argv, struct options *o)
+{
+	enum { O_CHECK = 256, O_MOVER, O_WORKERS, O_LEVEL, O_VERSION };
+	static const struct option longs[] = {
+		{ "config", required_argument, NULL, 'c' },	{ "check", required_argument, NULL, O_CHECK },
+		{ "mover", required_argument, NULL, O_MOVER },	{ "workers", required_argument, NULL, O_WORKERS },
+		{ "log-level", required_argument, NULL, O_LEVEL }, { "foreground", no_argument, NULL, 'f' },
+		{ "version", no_argument, NULL, O_VERSION },	{ "help", no_argument, NULL, 'h' },
+		{ NULL, 0, NULL, 0 },
+	};
+	char *end;
+	int c;
+
+	*o = (struct options){ .config = DEFAULT_CONFIG, .mover = -1 };
+	while ((c = getopt_long(argc, argv, "c:fh", longs, NULL)) >= 0) {
+		switch (c) {
+		case 'c':
+			o->config = optarg;
+			break;
+		case O_CHECK:
+			o->config = optarg;
+			o->check = true;
+			break;
+		case O_MOVER:
+			o->mover = !strcmp(optarg, "relay") ? MOVER_RELAY : !strcmp(optarg, "auto") ? MOVER_AUTO : -2;
+			if (o->mover == -2) {
+				fprintf(stderr, "aditd: --mover '%s': want auto or relay\n", optarg);
+				return 2;
+			}
+			break;
+		case O_WORKERS:
+			o->workers = (int)strtol(optarg, &end, 10);
+			if (*end || o->workers < 1 || o->workers > 256) {
+				fprintf(stderr, "aditd: --workers '%s': want 1..256\n", optarg);
+				return 2;
+			}
+			break;
+		case O_LEVEL:
+			o->level = optarg;
+			if (log_level_set("all", optarg) < 0) {
+				fprintf(stderr, "aditd: --log-level '%s': want error, warn, info or debug\n", optarg);
+				return 2;
+			}
+			break;
+		case 'f':
+			break;
+		case O_VERSION:
+			printf("aditd %s, wolfSSL %s\n", ADIT_VERSION, tls_library());
+			return -1;
+		case 'h':
+			fputs(help, stdout);
+			return -1;
+		default:
+			fputs("Try 'aditd --help'.\n", stderr);
+			return 2;
+		}
+	}
+	if (optind < argc) {
+		fprintf(stderr, "aditd: '%s': no arguments are expected\nTry 'aditd --help'.\n", argv[optind]);
+		return 2;
+	}
+	return 0;
+}
+
+static int check(const struct config *cfg, const char *file)
+{
+	struct err e = { "" }, warn;
+	struct tls_ctx *t;
+
+	for (uint32_t i = 0; i < cfg->n_identities; i++) {
+		if (tls_ctx_create(&t, &cfg->identities[i], &warn, &e) < 0) {
+			fprintf(stderr, "%s: %s\n", file, e.msg);
+			return 1;
+		}
+		if (warn.msg[0])
+			fprintf(stderr, "%s: warning: %s\n", file, warn.msg);
+		tls_ctx_destroy(t);
+	}
+	printf("%s: ok: %u listeners, %u clusters, %u identities\n", file, cfg->n_listeners, cfg->n_clusters, cfg->n_identities);
+	return 0;
+}
+
+/* each connection takes two descriptors; the soft limit is for programs that use select(2) */
+static void raise_descriptors(const struct config *cfg)
+{
+	struct rlimit r;
+
+	if (getrlimit(RLIMIT_NOFILE, &r))
+		return;
+	r.rlim_cur = r.rlim_max;
+	if (setrlimit(RLIMIT_NOFILE, &r) == 0 && r.rlim_cur / 2 < cfg->limits.max_connections)
+		log_info(LA_MAIN, "descriptor limit %llu carries about %llu connections; limits.max_connections is %u (LimitNOFILE=, ulimit -n)",
+			 (unsigned long long)r.rlim_cur, (unsigned long long)r.rlim_cur / 2, cfg->limits.max_connections);
+}
+
+static void drain(void *arg, uint64_t within_ms)
+{
+	struct program *p = arg;
+
+	log_info(LA_MAIN, "draining: %llu ms at the most", (unsigned long long)within_ms);
+	daemon_drain(p->d, within_ms);
+}
+
+static int check_text(void *arg, const char *name, const char *text, size_t n, struct err *reterr)
+{
+	struct config *c = NULL;
+	int r = text ? config_parse(name, text, n, &c, reterr) : config_load(name, &c, reterr);
+
+	(void)arg;
+	config_free(c);
+	return r;
+}
+
+/* Return: true to go on */
+static bool on_signal(struct program *p, int sfd)
+{
+	struct signalfd_siginfo si;
+
+	if (read(sfd, &si, sizeof(si)) != sizeof(si))
+		return true;
+	if (si.ssi_signo == SIGUSR1) {
+		if (p->d->access_log)
+			access_log_reopen(p->d->access_log);
+		return true;
+	}
+	if (si.ssi_signo == SIGHUP) {
+		log_warn(LA_MAIN, "SIGHUP: reloading is not supported; restart to apply a changed configuration");
+		return true;
+	}
+	if (p->d->draining) {
+		log_warn(LA_MAIN, "second signal: ending at once");
+		return false;
+	}
+	drain(p, p->drain_ms);
+	return true;
+}
+
+static int watch(int ep, int fd)
+{
+	struct epoll_event ev = { .events = EPOLLIN, .data.fd = fd };
+
+	return epoll_ctl(ep, EPOLL_CTL_ADD, fd, &ev);
+}
+
+static void serve(struct program *p, int sfd)
+{
+	AUTO_FD ep = epoll_create1(EPOLL_CLOEXEC);
+	int afd = admin_fd(p->admin);
+
+	if (ep < 0 || watch(ep, sfd) || watch(ep, p->d->drained_fd) || (afd >= 0 && watch(ep, afd))) {
+		log_err(LA_MAIN, "epoll: %s", strerror(errno));
+		return;
+	}
+	while (!daemon_drained(p->d)) {
+		struct epoll_event ev;
+
+		if (epoll_wait(ep, &ev, 1, -1) < 1)
+			continue;
+		if (ev.data.fd == sfd && !on_signal(p, sfd))
+			return;
+		if (ev.data.fd == afd)
+			admin_run(p->admin);
+		if (ev.data.fd == p->d->drained_fd) {
+			uint64_t n;
+
+			(void)!read(p->d->drained_fd, &n, sizeof(n));
+		}
+	}
+}
+
+static int run(struct config *cfg)
+{
+	struct program p = { .drain_ms = cfg->timeouts.drain_ms };
+	struct admin_ops ops = { .drain = drain, .check = check_text, .arg = &p };
+	struct err e = { "" };
+	sigset_t set;
+	AUTO_FD sfd = -1;
+	int r;
+
+	sigemptyset(&set);
+	sigaddset(&set, SIGTERM);
+	sigaddset(&set, SIGINT);
+	sigaddset(&set, SIGHUP);
+	sigaddset(&set, SIGUSR1);
+	sigprocmask(SIG_BLOCK, &set, NULL);
+	signal(SIGPIPE, SIG_IGN);
+	sfd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+	raise_descriptors(cfg);
+	r = sfd < 0 ? err_set(&e, -errno, "signalfd: %s", strerror(errno)) : daemon_create(&p.d, cfg, &e);
+	if (r == 0)
+		r = admin_start(&p.admin, p.d, cfg, &e);
+	if (r == 0) {
+		admin_set_ops(p.admin, &ops);
+		r = daemon_start(p.d, &e);
+	}
+	if (r < 0) {
+		log_err(LA_MAIN, "%s", e.msg);
+	} else {
+		log_info(LA_MAIN, "aditd %s ready: node %s, %u workers, wolfSSL %s", ADIT_VERSION, cfg->node.id, cfg->workers, tls_library());
+		if (!tls_library_tuned())
+			log_warn(LA_MAIN, "the packaged wolfSSL is many times slower than the tuned build: run make setup where it can be built");
+		serve(&p, sfd);
+	}
+	admin_stop(p.admin);
+	daemon_destroy(p.d);
+	if (r == 0)
+		log_info(LA_MAIN, "ended");
+	return r < 0;
+}
+
+int main(int argc, char **argv)
+{
+	struct options o;
+	struct config *cfg = NULL;
+	struct err e = { "" };
+	int r;
+
+	log_init(STDERR_FILENO, LOG_TEXT, LOG_INFO);
+	r = options_parse(argc, argv, &o);
+	if (r)
+		return r < 0 ? 0 : r;
+	r = config_load(o.config, &cfg, &e);
+	if (r < 0) {
+		fprintf(stderr, "aditd: %s\n", e.msg);
+		return 1;
+	}
+	if (o.workers)
+		cfg->workers = (uint32_t)o.workers;
+	if (o.mover >= 0)
+		cfg->mover = (enum cfg_mover)o.mover;
+	if (o.check) {
+		r = check(cfg, o.config);
+	} else {
+		log_init(STDERR_FILENO, (enum log_format)cfg->log_format, (enum log_level)cfg->log_level);
+		if (o.level)
+			(void)log_level_set("all", o.level);
+		r = run(cfg);
+	}
+	config_free(cfg);
+	return r;
+}

@@ -1,0 +1,162 @@
+/*
+ * TCP sockets. Options that accepted sockets inherit from the listener (TCP_NODELAY, SO_KEEPALIVE and its times: the child is a
+ * copy of the listener in net/core/sock.c, sk_clone_lock()) are set once on the listener.
+ */
+#include "net/sock.h"
+#include "base/clean.h"
+#include <linux/filter.h>
+#include <netinet/tcp.h>
+#include <stdio.h>
+#include <string.h>
+
+#define KEEP_IDLE_S 180 /* HBONE's values (ztunnel): idle, interval, probes */
+#define KEEP_INTERVAL_S 180
+#define KEEP_PROBES 9
+#define NOTSENT_LOWAT (128 * 1024) /* bytes; what waits in the kernel beyond it cannot be rescheduled any more */
+
+static void opt_int(int fd, int level, int name, int v)
+{
+	(void)setsockopt(fd, level, name, &v, sizeof(v)); /* best effort: an unknown option changes speed, not correctness */
+}
+
+static void keep_alive(int fd)
+{
+	opt_int(fd, SOL_SOCKET, SO_KEEPALIVE, 1);
+	opt_int(fd, IPPROTO_TCP, TCP_KEEPIDLE, KEEP_IDLE_S);
+	opt_int(fd, IPPROTO_TCP, TCP_KEEPINTVL, KEEP_INTERVAL_S);
+	opt_int(fd, IPPROTO_TCP, TCP_KEEPCNT, KEEP_PROBES);
+}
+
+static const char *listen_hint(int e)
+{
+	switch (e) {
+	case EADDRINUSE:
+		return "; another process listens there (see: ss -ltnp)";
+	case EACCES:
+		return "; ports below 1024 need CAP_NET_BIND_SERVICE";
+	case EADDRNOTAVAIL:
+		return "; no interface has this address (see: ip addr)";
+	}
+	return "";
+}
+
+int sock_listen(const struct addr *a, int backlog, int *ret_fd, struct err *reterr)
+{
+	struct sockaddr_storage sa;
+	socklen_t n = addr_to_sa(a, &sa);
+	char s[ADDR_STR];
+	int one = 1, e;
+	AUTO_FD fd = socket(sa.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+
+	if (fd >= 0 && !setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one)) &&
+	    !setsockopt(fd, SOL_SOCKET, SO_REUSEPORT, &one, sizeof(one))) {
+		if (a->family == AF_INET6)
+			opt_int(fd, IPPROTO_IPV6, IPV6_V6ONLY, 1);
+		opt_int(fd, IPPROTO_TCP, TCP_NODELAY, 1);
+		keep_alive(fd);
+		if (!bind(fd, (struct sockaddr *)&sa, n) && !listen(fd, backlog)) {
+			*ret_fd = fd_take(&fd);
+			return 0;
+		}
+	}
+	e = errno;
+	return err_set(reterr, -e, "cannot listen on %s: %s%s", addr_str(a, s), strerror(e), listen_hint(e));
+}
+
+int sock_spread_by_source(int fd, uint32_t n)
+{
+	/* classic BPF: hash the source address of the SYN; the result picks the listener (socket(7), SO_ATTACH_REUSEPORT_CBPF) */
+	struct sock_filter f[] = {
+		BPF_STMT(BPF_LD | BPF_B | BPF_ABS, (uint32_t)SKF_NET_OFF),	/* version nibble */
+		BPF_STMT(BPF_ALU | BPF_AND | BPF_K, 0xf0),
+		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, 0x60, 2, 0),
+		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, (uint32_t)SKF_NET_OFF + 12), /* IPv4 source */
+		BPF_JUMP(BPF_JMP | BPF_JA, 4, 0, 0),
+		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, (uint32_t)SKF_NET_OFF + 20), /* IPv6 source: last word */
+		BPF_STMT(BPF_MISC | BPF_TAX, 0),
+		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, (uint32_t)SKF_NET_OFF + 12), /* and the network part */
+		BPF_STMT(BPF_ALU | BPF_ADD | BPF_X, 0),
+		BPF_STMT(BPF_ALU | BPF_MUL | BPF_K, 0x9e3779b1),
+		BPF_STMT(BPF_ALU | BPF_RSH | BPF_K, 16),
+		BPF_STMT(BPF_ALU | BPF_MOD | BPF_K, n),
+		BPF_STMT(BPF_RET | BPF_A, 0),
+	};
+	struct sock_fprog p = { .len = ARRAY_LEN(f), .filter = f };
+
+	return setsockopt(fd, SOL_SOCKET, SO_ATTACH_REUSEPORT_CBPF, &p, sizeof(p)) ? -errno : 0;
+}
+
+int sock_accept(int fd, struct addr *ret_peer)
+{
+	struct sockaddr_storage sa;
+	socklen_t n = sizeof(sa);
+	int c = accept4(fd, (struct sockaddr *)&sa, &n, SOCK_NONBLOCK | SOCK_CLOEXEC);
+
+	if (c < 0)
+		return -errno;
+	addr_from_sa((struct sockaddr *)&sa, ret_peer);
+	return c;
+}
+
+int sock_connect(const struct addr *a)
+{
+	struct sockaddr_storage sa;
+	socklen_t n = addr_to_sa(a, &sa);
+	AUTO_FD fd = -1;
+
+	if (!n)
+		return -EADDRNOTAVAIL;
+	fd = socket(sa.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+	if (fd < 0)
+		return -errno;
+	opt_int(fd, IPPROTO_TCP, TCP_NODELAY, 1);
+	if (connect(fd, (struct sockaddr *)&sa, n) && errno != EINPROGRESS)
+		return -errno;
+	return fd_take(&fd);
+}
+
+int sock_error(int fd)
+{
+	int e = 0;
+	socklen_t n = sizeof(e);
+
+	if (getsockopt(fd, SOL_SOCKET, SO_ERROR, &e, &n))
+		return -errno;
+	return -e;
+}
+
+int sock_local(int fd, struct addr *ret)
+{
+	struct sockaddr_storage sa;
+	socklen_t n = sizeof(sa);
+
+	if (getsockname(fd, (struct sockaddr *)&sa, &n))
+		return -errno;
+	addr_from_sa((struct sockaddr *)&sa, ret);
+	return 0;
+}
+
+void sock_reset(int fd)
+{
+	struct linger l = { .l_onoff = 1 };
+
+	(void)setsockopt(fd, SOL_SOCKET, SO_LINGER, &l, sizeof(l));
+	close(fd);
+}
+
+void sock_tunnel_options(int fd)
+{
+	opt_int(fd, IPPROTO_TCP, TCP_NODELAY, 1);
+	opt_int(fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, NOTSENT_LOWAT);
+	keep_alive(fd);
+}
+
+uint32_t sock_rtt_us(int fd)
+{
+	struct tcp_info ti;
+	socklen_t n = sizeof(ti);
+
+	if (getsockopt(fd, IPPROTO_TCP, TCP_INFO, &ti, &n))
+		return 0;
+	return ti.tcpi_rtt;
+}

@@ -1,0 +1,33 @@
+/*
+ * TCP sockets as the agent wants them. All calls are non-blocking. Sources: tcp(7), socket(7), ip(7).
+ */
+#pragma once
+#include "base/err.h"
+#include "model/addr.h"
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/uio.h>
+
+/**
+ * sock_listen() - one SO_REUSEPORT listener. TCP_NODELAY and keep-alive are set here and inherited by accepted sockets.
+ * Return: 0 and *ret_fd (caller closes), or -errno with a sentence that says what to do.
+ */
+int sock_listen(const struct addr *a, int backlog, int *ret_fd, struct err *reterr);
+/**
+ * sock_spread_by_source() - all connections of one client address go to the same of the @n listeners of a reuseport group, so
+ * that a worker sees them in the order in which they were opened. @fd: any of the group.
+ */
+int sock_spread_by_source(int fd, uint32_t n);
+/** sock_accept() - Return: descriptor, or -EAGAIN, -EMFILE, ... */
+int sock_accept(int fd, struct addr *ret_peer);
+/** sock_connect() - begins; Return: descriptor (completion is EPOLLOUT), or -errno when it failed at once. */
+int sock_connect(const struct addr *a);
+/** sock_error() - SO_ERROR as negative errno, 0 if none */
+int sock_error(int fd);
+int sock_local(int fd, struct addr *ret);
+/** sock_reset() - close with RST instead of FIN (SO_LINGER 0, socket(7)) */
+void sock_reset(int fd);
+/** sock_tunnel_options() - keep-alive and a low-water mark for unsent bytes, so that scheduling happens late (tcp(7)) */
+void sock_tunnel_options(int fd);
+/** sock_rtt_us() - smoothed round-trip time of TCP, 0 if unknown */
+uint32_t sock_rtt_us(int fd);

@@ -1,0 +1,46 @@
+/*
+ * TLS contexts: one identity (certificate, key, CA) made ready for both sides of a tunnel, and the check of who the peer is.
+ * TLS 1.3 only, mutual, ALPN "h2", no resumption (a resumed session may come without the peer's certificate, and the identity
+ * is all that policy has). A context is read-only after creation and shared by all workers.
+ * Sources: SPIFFE X509-SVID; HBONE (interop C1.1); wolfSSL manual.
+ */
+#pragma once
+#include "base/err.h"
+#include "model/config.h"
+
+struct WOLFSSL;
+struct tls_ctx;
+
+#define TLS_ID_MAX 256 /* bytes of a SPIFFE id kept per tunnel, with NUL; longer ids are refused */
+
+/** struct tls_peer - what a finished handshake says of the other side */
+struct tls_peer {
+	char id[TLS_ID_MAX];
+	char cipher[32];
+	uint64_t not_after; /* unix seconds */
+};
+
+/** tls_library() - "5.5.4 tuned" or "5.5.4 packaged"; static text */
+const char *tls_library(void);
+bool tls_library_tuned(void);
+
+/**
+ * tls_ctx_create() - load and check an identity; all or nothing
+ * @ret_warn:	a sentence when the certificate is not valid now (peers will refuse it); "" otherwise
+ */
+int tls_ctx_create(struct tls_ctx **ret, const struct cfg_identity *id, struct err *ret_warn, struct err *reterr);
+void tls_ctx_destroy(struct tls_ctx *t); /* NULL is fine */
+const char *tls_ctx_id(const struct tls_ctx *t);	      /* our own SPIFFE id */
+uint64_t tls_ctx_not_after(const struct tls_ctx *t);	      /* unix seconds */
+const char *tls_ctx_trust_domain(const struct tls_ctx *t);
+
+/** tls_session() - a wolfSSL object for a handshake over @fd; NULL: out of memory */
+struct WOLFSSL *tls_session(struct tls_ctx *t, bool server, int fd, const char *sni);
+/**
+ * tls_peer_check() - after the handshake: exactly one URI SAN, a leaf for signing, in the trust domain or in @ids
+ * Return: 0, or -EACCES with the reason.
+ */
+int tls_peer_check(struct WOLFSSL *ssl, const struct tls_ctx *t, const char *const *ids, uint32_t n_ids, struct tls_peer *ret,
+		   struct err *reterr);
+/** tls_explain() - a failed handshake in words that say what to do. Return: negative errno. */
+int tls_explain(struct WOLFSSL *ssl, int ret, struct err *reterr);

@@ -1,0 +1,279 @@
+/*
+ * The pool of dialled tunnels. See pool.h. Decisions are made in one function, serve(): who waits is given room in order of
+ * arrival; if there is none, another tunnel is dialled when those under way will not do.
+ */
+#include "tunnel/pool.h"
+#include "base/clean.h"
+#include <stdlib.h>
+#include <string.h>
+
+#define DIAL_LOG_MS 5000u
+
+static void queue_timeout(struct timer *t, void *arg);
+
+void pool_init(struct pool *p, struct tunnels *ts, const struct cfg_cluster *c)
+{
+	p->ts = ts;
+	p->cluster = c;
+	LIST_INIT(&p->peers);
+}
+
+void pool_finish(struct pool *p)
+{
+	struct pool_peer *e;
+
+	while ((e = LIST_FIRST(&p->peers))) {
+		timer_disarm(&p->ts->l->timers, &e->timer);
+		LIST_REMOVE(e, link);
+		free(e);
+	}
+}
+
+static struct pool_peer *peer_get(struct pool *p, const struct addr *to)
+{
+	struct pool_peer *e = LIST_FIRST(&p->peers), *next;
+
+	for (; e; e = next) {
+		next = LIST_NEXT(e, link);
+		if (addr_eq(&e->to, to))
+			return e;
+		if (!e->n && !e->queued && !e->busy) { /* a name resolved to it once */
+			LIST_REMOVE(e, link);
+			free(e);
+		}
+	}
+	e = calloc(1, sizeof(*e));
+	if (!e)
+		return NULL;
+	e->pool = p;
+	e->to = *to;
+	e->timer.fire = queue_timeout;
+	e->timer.arg = e;
+	TAILQ_INIT(&e->queue);
+	LIST_INSERT_HEAD(&p->peers, e, link);
+	return e;
+}
+
+static uint32_t room(const struct pool_peer *e, const struct tunnel *t)
+{
+	const struct cfg_pool *c = &e->pool->cluster->pool;
+	uint32_t r;
+
+	if (t->state != TUNNEL_OPEN || t->h2.streams >= c->max_streams || (c->max_requests && t->h2.total >= c->max_requests))
+		return 0;
+	r = h2_room(&t->h2);
+	return (uint32_t)min_u64(r, c->max_streams - t->h2.streams);
+}
+
+/* the fullest with room: the others get empty and can be closed */
+static struct tunnel *fullest(const struct pool_peer *e)
+{
+	struct tunnel *best = NULL;
+
+	for (uint32_t i = 0; i < e->n; i++)
+		if (room(e, e->t[i]) && (!best || e->t[i]->h2.streams > best->h2.streams))
+			best = e->t[i];
+	return best;
+}
+
+static void unqueue(struct pool_peer *e, struct pool_wait *w)
+{
+	struct loop *l = e->pool->ts->l;
+
+	TAILQ_REMOVE(&e->queue, w, link);
+	w->peer = NULL;
+	e->queued--;
+	stats_gauge(&l->stats, SG_QUEUED, -1);
+	hist_add(&l->hist[LH_QUEUE_US], l->now_us - w->since_us);
+	if (!e->queued)
+		timer_disarm(&l->timers, &e->timer);
+}
+
+static void fail_all(struct pool_peer *e, int error, const char *why)
+{
+	struct pool_queue q = TAILQ_HEAD_INITIALIZER(q);
+	struct pool_wait *w;
+
+	/* ready() may queue again, for instance for another endpoint that is this one */
+	e->busy++;
+	while ((w = TAILQ_FIRST(&e->queue))) {
+		unqueue(e, w);
+		TAILQ_INSERT_TAIL(&q, w, link);
+	}
+	while ((w = TAILQ_FIRST(&q))) {
+		TAILQ_REMOVE(&q, w, link);
+		w->ready(w, NULL, error, why);
+	}
+	e->busy--;
+}
+
+static void retire_spent(struct pool_peer *e)
+{
+	const struct cfg_pool *c = &e->pool->cluster->pool;
+
+	for (uint32_t i = 0; c->max_requests && i < e->n; i++)
+		if (e->t[i]->state == TUNNEL_OPEN && e->t[i]->h2.total >= c->max_requests) {
+			err_set(&e->t[i]->why, 0, "replaced: max_requests");
+			e->t[i]->drain_step = 2; /* tunnel_drain() would come back here */
+			e->t[i]->state = TUNNEL_DRAINING;
+			h2_goaway_last(&e->t[i]->h2, NGHTTP2_NO_ERROR);
+		}
+}
+
+static int grow(struct pool_peer *e, struct err *reterr)
+{
+	const struct cfg_cluster *c = e->pool->cluster;
+	uint64_t coming = 0;
+	uint32_t live = 0;
+	struct tunnel *t;
+	int r;
+
+	for (uint32_t i = 0; i < e->n; i++) {
+		live += e->t[i]->state <= TUNNEL_OPEN;
+		if (e->t[i]->state < TUNNEL_OPEN)
+			coming += c->pool.max_streams;
+	}
+	if (coming >= e->queued || live >= c->pool.max_tunnels || e->n == POOL_TUNNELS_MAX)
+		return 0;
+	r = tunnel_dial(e->pool->ts, e, c, &e->to, &t, reterr);
+	if (r < 0)
+		return live ? 0 : r;
+	e->t[e->n++] = t;
+	stats_inc(&e->pool->ts->l->stats, ST_POOL_MISS);
+	return 0;
+}
+
+static void serve(struct pool_peer *e)
+{
+	struct pool_wait *w;
+	struct tunnel *t;
+	int r;
+
+	retire_spent(e);
+	e->busy++;
+	while ((w = TAILQ_FIRST(&e->queue)) && (t = fullest(e))) {
+		unqueue(e, w);
+		w->ready(w, t, 0, NULL);
+	}
+	e->busy--;
+	if (TAILQ_EMPTY(&e->queue))
+		return;
+	r = grow(e, &e->why);
+	if (r < 0)
+		fail_all(e, r, e->why.msg);
+}
+
+int pool_get(struct pool *p, const struct addr *to, struct pool_wait *w, bool *ret_waited)
+{
+	struct loop *l = p->ts->l;
+	struct pool_peer *e = peer_get(p, to);
+	struct tunnel *t;
+
+	*ret_waited = false;
+	if (!e)
+		return -ENOMEM;
+	w->since_us = l->now_us;
+	t = e->queued ? NULL : fullest(e);
+	if (t) {
+		stats_inc(&l->stats, ST_POOL_HIT);
+		w->ready(w, t, 0, NULL);
+		return 0;
+	}
+	if (e->queued >= p->cluster->pool.queue) {
+		stats_inc(&l->stats, ST_POOL_OVERFLOW);
+		return -EBUSY;
+	}
+	*ret_waited = true;
+	w->peer = e;
+	TAILQ_INSERT_TAIL(&e->queue, w, link);
+	if (!e->queued++)
+		timer_arm(&l->timers, &e->timer, l->now_ms + max_u64(p->cluster->pool.queue_timeout_ms, 1));
+	stats_inc(&l->stats, ST_POOL_QUEUED);
+	stats_gauge(&l->stats, SG_QUEUED, 1);
+	serve(e);
+	return 0;
+}
+
+void pool_cancel(struct pool_wait *w)
+{
+	if (w->peer)
+		unqueue(w->peer, w);
+}
+
+static void queue_timeout(struct timer *timer, void *arg)
+{
+	struct pool_peer *e = arg;
+	struct loop *l = e->pool->ts->l;
+	uint64_t limit = max_u64(e->pool->cluster->pool.queue_timeout_ms, 1);
+	struct pool_wait *w;
+
+	(void)timer;
+	e->busy++;
+	while ((w = TAILQ_FIRST(&e->queue)) && (l->now_us - w->since_us) / 1000u + 1 >= limit) {
+		unqueue(e, w);
+		stats_inc(&l->stats, ST_POOL_TIMEOUT);
+		w->ready(w, NULL, -ETIMEDOUT, e->n ? "waited too long for a free stream: all tunnels are full or still opening" :
+						    "waited too long for a tunnel");
+	}
+	e->busy--;
+	if (w)
+		timer_arm(&l->timers, &e->timer, w->since_us / 1000u + limit + 1);
+}
+
+void pool_tunnel_changed(struct pool_peer *e)
+{
+	serve(e);
+}
+
+void pool_tunnel_gone(struct pool_peer *e, struct tunnel *t, int error)
+{
+	uint32_t held, alive = 0;
+	char a[ADDR_STR];
+
+	for (uint32_t i = 0; i < e->n; i++)
+		if (e->t[i] == t) {
+			e->t[i] = e->t[--e->n];
+			break;
+		}
+	if (!t->open_us && error != -ESHUTDOWN) {
+		e->why = t->why;
+		if (log_rate_ok(&e->log, e->pool->ts->l->now_ms, DIAL_LOG_MS, &held))
+			log_warn(LA_TUNNEL, "cluster %s: no tunnel to %s: %s (%u more since the last line)", e->pool->cluster->name,
+				 addr_str(&e->to, a), t->why.msg, held);
+		for (uint32_t i = 0; i < e->n; i++)
+			alive += e->t[i]->state <= TUNNEL_OPEN;
+		if (!alive)
+			fail_all(e, error ? error : -ECONNRESET, e->why.msg);
+	}
+	serve(e);
+}
+
+void pool_drain(struct pool *p)
+{
+	struct pool_peer *e;
+
+	LIST_FOREACH(e, &p->peers, link)
+		for (uint32_t i = e->n; i > 0; i--)
+			if (i <= e->n)
+				tunnel_drain(e->t[i - 1]);
+}
+
+uint32_t pool_queued(const struct pool *p)
+{
+	const struct pool_peer *e;
+	uint32_t n = 0;
+
+	LIST_FOREACH(e, &p->peers, link)
+		n += e->queued;
+	return n;
+}
+
+uint32_t pool_tunnels(const struct pool *p)
+{
+	const struct pool_peer *e;
+	uint32_t n = 0;
+
+	LIST_FOREACH(e, &p->peers, link)
+		n += e->n;
+	return n;
+}

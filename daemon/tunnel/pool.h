@@ -1,0 +1,55 @@
+/*
+ * Tunnels that this worker dialled, by peer: (cluster, address). A cluster fixes identity, TLS settings and accepted peer ids, so
+ * streams of different identities never share a tunnel. A new stream takes the fullest tunnel with room; when none
+ * has, another is dialled as far as the limits allow and the stream waits in line, bounded in number and time. A tunnel that was
+ * full is used again as soon as it has room. First come, first served: connections reach the other side in order.
+ * Worker thread only.
+ */
+#pragma once
+#include "base/log.h"
+#include "tunnel/tunnel.h"
+
+struct pool_wait {
+	TAILQ_ENTRY(pool_wait) link;
+	struct pool_peer *peer; /* while queued */
+	uint64_t since_us;
+	/* @t is OPEN with room, or NULL with the reason. May call pool_get() again. */
+	void (*ready)(struct pool_wait *w, struct tunnel *t, int error, const char *why);
+};
+TAILQ_HEAD(pool_queue, pool_wait);
+
+#define POOL_TUNNELS_MAX 64u
+
+struct pool_peer {
+	LIST_ENTRY(pool_peer) link;
+	struct pool *pool;
+	struct addr to;
+	uint32_t n;		/* tunnels, in any state but CLOSED */
+	struct tunnel *t[POOL_TUNNELS_MAX];
+	uint32_t queued, busy /* its functions are on the stack */;
+	struct pool_queue queue;
+	struct timer timer;	/* the head of the queue times out */
+	struct err why;		/* why the last dial failed */
+	struct log_rate log;
+};
+
+struct pool { /* one per tunnel cluster and worker */
+	struct tunnels *ts;
+	const struct cfg_cluster *cluster;
+	LIST_HEAD(, pool_peer) peers;
+};
+
+void pool_init(struct pool *p, struct tunnels *ts, const struct cfg_cluster *c);
+void pool_finish(struct pool *p); /* tunnels are closed by tunnels_finish() before */
+/**
+ * pool_get() - a tunnel for one stream to @to; @w->ready is called at once or later, exactly once, unless pool_cancel()
+ * Return: 0, or -EBUSY (queue full), -ENOMEM: ready() was not and will not be called.
+ */
+int pool_get(struct pool *p, const struct addr *to, struct pool_wait *w, bool *ret_waited);
+void pool_cancel(struct pool_wait *w); /* not queued: nothing happens */
+/** from tunnel.c */
+void pool_tunnel_changed(struct pool_peer *peer); /* opened, got room, new settings */
+void pool_tunnel_gone(struct pool_peer *peer, struct tunnel *t, int error);
+void pool_drain(struct pool *p); /* all tunnels close once empty */
+uint32_t pool_queued(const struct pool *p);
+uint32_t pool_tunnels(const struct pool *p);

@@ -1,0 +1,589 @@
+/*
+ * Tunnels: from connect or accept over handshake and settings to the last stream. See tunnel.h for the states.
+ *
+ * Reading and flushing happen once per loop turn in the tunnel's task, so the output of a turn is one flush however many streams had
+ * something to say. What is freed is freed by the task, too, never inside a callback of the session.
+ */
+#include "tunnel/tunnel.h"
+#include "base/clean.h"
+#include "base/log.h"
+#include "net/sock.h"
+#include "tunnel/pool.h"
+#include <string.h>
+
+#define TICK_CLOSING_MS 1000u /* a peer that keeps a finished tunnel open gets this long */
+
+static const uint8_t tunnel_next[TUNNEL_STATES] = {
+	[TUNNEL_CONNECTING] = BIT(TUNNEL_HANDSHAKE) | BIT(TUNNEL_CLOSED),
+	[TUNNEL_HANDSHAKE] = BIT(TUNNEL_SETTLING) | BIT(TUNNEL_CLOSED),
+	[TUNNEL_SETTLING] = BIT(TUNNEL_OPEN) | BIT(TUNNEL_DRAINING) | BIT(TUNNEL_CLOSED),
+	[TUNNEL_OPEN] = BIT(TUNNEL_DRAINING) | BIT(TUNNEL_CLOSED),
+	[TUNNEL_DRAINING] = BIT(TUNNEL_CLOSED),
+	[TUNNEL_CLOSED] = 0,
+};
+
+const char *tunnel_state_str(const struct tunnel *t)
+{
+	static const char *const s[TUNNEL_STATES] = { "connecting", "handshake", "settling", "open", "draining", "closed" };
+
+	return s[t->state];
+}
+
+struct tunnel_who *tunnel_who_get(struct tunnel_who *w)
+{
+	w->refs++;
+	return w;
+}
+
+void tunnel_who_put(struct tunnel_who *w)
+{
+	if (w && --w->refs == 0)
+		free(w);
+}
+
+static bool set_state(struct tunnel *t, enum tunnel_state to)
+{
+	if (!(tunnel_next[t->state] & BIT(to)))
+		return false;
+	t->state = (uint8_t)to;
+	log_dbg(LA_TUNNEL, "tunnel %u -> %s", t->id, tunnel_state_str(t));
+	return true;
+}
+
+static void task_run(struct task *task);
+static void tick(struct timer *timer, void *arg);
+
+void tunnels_init(struct tunnels *ts, struct loop *l, uint32_t limit, const struct tunnel_hooks *hooks, void *owner,
+		  struct tls_ctx *const *tls)
+{
+	memset(ts, 0, sizeof(*ts));
+	ts->l = l;
+	ts->hooks = hooks;
+	ts->owner = owner;
+	ts->tls = tls;
+	slab_init(&ts->slab, sizeof(struct tunnel), limit);
+}
+
+static void tunnel_free(struct tunnel *t)
+{
+	timer_disarm(&t->l->timers, &t->timer);
+	loop_defer_cancel(t->l, &t->task);
+	metadata_put(t->md);
+	tunnel_who_put(t->who);
+	slab_free(&t->all->slab, t);
+}
+
+void tunnels_finish(struct tunnels *ts)
+{
+	struct tunnel *t;
+
+	for (uint32_t i = 0; (t = slab_next(&ts->slab, &i));) {
+		tunnel_close(t, -ESHUTDOWN, "shutting down");
+		tunnel_free(t);
+	}
+	slab_finish(&ts->slab);
+}
+
+static const struct cfg_timeouts *times(const struct tunnel *t)
+{
+	return &t->l->cfg->timeouts;
+}
+
+/* ---- what the session reports ---- */
+
+static void on_request(void *owner, int32_t id, const struct header *h, size_t n, unsigned flags)
+{
+	struct tunnel *t = owner;
+
+	t->idle_ms = 0;
+	t->all->hooks->request(t->all->owner, t, id, h, n, flags);
+}
+
+static void on_response(void *owner, struct h2_stream *s, const struct header *h, size_t n, unsigned flags)
+{
+	struct tunnel *t = owner;
+
+	t->all->hooks->response(t->all->owner, t, s, h, n, flags);
+}
+
+static void on_data(void *owner, struct h2_stream *s, const uint8_t *p, size_t n)
+{
+	struct tunnel *t = owner;
+
+	t->all->hooks->data(t->all->owner, s, p, n);
+}
+
+static void on_end(void *owner, struct h2_stream *s)
+{
+	struct tunnel *t = owner;
+
+	t->all->hooks->end(t->all->owner, s);
+}
+
+static void on_closed(void *owner, struct h2_stream *s, uint32_t code, bool by_peer)
+{
+	struct tunnel *t = owner;
+
+	t->all->hooks->closed(t->all->owner, s, code, by_peer);
+	tunnel_stream_ended(t);
+}
+
+static ssize_t on_pull(void *owner, struct h2_stream *s, uint8_t *dst, size_t max, bool *ret_eof)
+{
+	struct tunnel *t = owner;
+
+	return t->all->hooks->pull(t->all->owner, s, dst, max, ret_eof);
+}
+
+static void opened(struct tunnel *t)
+{
+	const struct cfg_cluster *c = t->peer ? t->peer->pool->cluster : NULL;
+	char a[ADDR_STR];
+
+	if (!set_state(t, TUNNEL_OPEN))
+		return;
+	t->open_us = t->l->now_us;
+	t->idle_ms = t->l->now_ms;
+	hist_add(&t->l->hist[LH_HANDSHAKE_US], t->open_us - t->opened_us);
+	stats_inc(&t->l->stats, ST_TUNNELS_OPENED);
+	log_info(LA_TUNNEL, "tunnel %u %s %s open: %s%s%s", t->id, t->server ? "from" : "to", addr_str(&t->who->remote, a),
+		 t->who->tls.id[0] ? t->who->tls.id : "no TLS", c ? ", cluster " : ", listener ", c ? c->name : t->listener->name);
+	timer_arm(&t->l->timers, &t->timer, t->l->now_ms + max_u64(times(t)->ping_ms, 1));
+}
+
+static void on_settings(void *owner)
+{
+	struct tunnel *t = owner;
+
+	if (t->state == TUNNEL_SETTLING)
+		opened(t);
+	if (t->peer)
+		pool_tunnel_changed(t->peer);
+}
+
+static void on_goaway(void *owner, uint32_t code)
+{
+	struct tunnel *t = owner;
+
+	log_info(LA_TUNNEL, "tunnel %u: GOAWAY from the peer, code %u; %u streams go on", t->id, code, t->h2.streams);
+	set_state(t, TUNNEL_DRAINING);
+	loop_defer(t->l, &t->task); /* closes it if it is empty already */
+	if (t->peer)
+		pool_tunnel_changed(t->peer); /* who waits needs another tunnel */
+}
+
+static void on_pong(void *owner, uint64_t sent_us)
+{
+	struct tunnel *t = owner;
+
+	t->ping_out = false;
+	if (t->l->now_us > sent_us && t->l->now_us - sent_us < 60000000u)
+		t->h2.rtt_us = t->h2.rtt_us ? t->h2.rtt_us : (uint32_t)(t->l->now_us - sent_us);
+	if (t->drain_step == 1) { /* the peer has seen the first GOAWAY: what it opened before has arrived */
+		t->drain_step = 2;
+		h2_goaway_last(&t->h2, NGHTTP2_NO_ERROR);
+	}
+}
+
+static void on_dirty(void *owner)
+{
+	struct tunnel *t = owner;
+
+	loop_defer(t->l, &t->task);
+}
+
+static void on_hostile(void *owner, const char *why)
+{
+	struct tunnel *t = owner;
+
+	err_set(&t->why, 0, "peer exceeded the limit for %s", why);
+}
+
+static int out_write(void *owner, size_t n)
+{
+	struct tunnel *t = owner;
+
+	return rec_write(&t->rec, n);
+}
+
+static bool out_blocked(void *owner)
+{
+	const struct tunnel *t = owner;
+
+	return rec_blocked(&t->rec);
+}
+
+static uint32_t out_rtt_us(void *owner)
+{
+	const struct tunnel *t = owner;
+
+	return sock_rtt_us(t->rec.fd);
+}
+
+static const struct h2_ops ops = {
+	.request = on_request,
+	.response = on_response,
+	.data = on_data,
+	.end = on_end,
+	.closed = on_closed,
+	.pull = on_pull,
+	.settings = on_settings,
+	.goaway = on_goaway,
+	.pong = on_pong,
+	.dirty = on_dirty,
+	.hostile = on_hostile,
+	.write = out_write,
+	.blocked = out_blocked,
+	.rtt_us = out_rtt_us,
+};
+
+/* ---- life ---- */
+
+static void close_log(const struct tunnel *t, int error, const char *why)
+{
+	char a[ADDR_STR];
+
+	addr_str(&t->who->remote, a);
+	if (error == -ESHUTDOWN || error == 0)
+		log_info(LA_TUNNEL, "tunnel %u %s %s closed: %s", t->id, t->server ? "from" : "to", a, why);
+	else if (t->open_us)
+		log_warn(LA_TUNNEL, "tunnel %u %s %s lost: %s", t->id, t->server ? "from" : "to", a, why);
+	else if (t->server)
+		log_warn(LA_TUNNEL, "tunnel %u from %s refused at %s: %s", t->id, a, tunnel_state_str(t), why);
+	/* a dial that failed is reported by the pool, rate-limited */
+}
+
+void tunnel_close(struct tunnel *t, int error, const char *why)
+{
+	struct pool_peer *peer = t->peer;
+	uint8_t was = t->state;
+
+	if (was == TUNNEL_CLOSED)
+		return;
+	if (why != t->why.msg)
+		err_set(&t->why, 0, "%s", why);
+	close_log(t, error, t->why.msg);
+	if (was == TUNNEL_HANDSHAKE || (was == TUNNEL_SETTLING && error))
+		stats_inc(&t->l->stats, ST_HANDSHAKE_FAIL);
+	if (t->open_us)
+		stats_inc(&t->l->stats, ST_TUNNELS_CLOSED);
+	set_state(t, TUNNEL_CLOSED);
+	stats_gauge(&t->l->stats, t->server ? SG_TUNNELS_IN : SG_TUNNELS_OUT, -1);
+	timer_disarm(&t->l->timers, &t->timer);
+	h2_abort(&t->h2);
+	rec_close(&t->rec, error == 0 || error == -ESHUTDOWN);
+	if (peer) {
+		t->peer = NULL;
+		pool_tunnel_gone(peer, t, error);
+	} else {
+		t->all->accepted--;
+		t->all->hooks->gone(t->all->owner, t);
+	}
+	loop_defer(t->l, &t->task);
+}
+
+static struct tunnel *tunnel_new(struct tunnels *ts, int fd, bool server, const struct cfg_identity *id, bool tls, const char *sni)
+{
+	struct tunnel *t = slab_alloc(&ts->slab);
+
+	if (!t)
+		return NULL;
+	t->who = calloc(1, sizeof(*t->who));
+	if (!t->who) {
+		slab_free(&ts->slab, t);
+		return NULL;
+	}
+	t->who->refs = 1;
+	t->who->own_id = tls ? tls_ctx_id(ts->tls[id - ts->l->cfg->identities]) : "";
+	t->all = ts;
+	t->l = ts->l;
+	t->server = server;
+	t->identity = id;
+	t->task.run = task_run;
+	t->timer.fire = tick;
+	t->timer.arg = t;
+	t->rec.fd = -1;
+	t->opened_us = t->l->now_us;
+	if (rec_open(&t->rec, t->l, fd, tls ? ts->tls[id - t->l->cfg->identities] : NULL, server, sni) < 0) {
+		free(t->who);
+		slab_free(&ts->slab, t);
+		return NULL;
+	}
+	t->id = t->who->tunnel = ++ts->next_id;
+	sock_tunnel_options(fd);
+	stats_gauge(&t->l->stats, server ? SG_TUNNELS_IN : SG_TUNNELS_OUT, 1);
+	timer_arm(&t->l->timers, &t->timer, t->l->now_ms + max_u64(times(t)->handshake_ms, 1));
+	return t;
+}
+
+static int tunnel_watch(struct tunnel *t)
+{
+	union ev_ref ref = { .kind = EV_TUNNEL, .gen = t->head.gen, .idx = t->head.idx };
+
+	return loop_watch(t->l, t->rec.fd, ref);
+}
+
+int tunnel_accept(struct tunnels *ts, int fd, const struct cfg_listener *l, const struct addr *remote)
+{
+	struct tunnel *t = tunnel_new(ts, fd, true, l->identity, l->tls, NULL);
+
+	if (!t)
+		return -ENOMEM;
+	ts->accepted++;
+	t->listener = l;
+	t->who->remote = *remote;
+	(void)sock_local(fd, &t->who->local);
+	t->state = TUNNEL_HANDSHAKE;
+	if (tunnel_watch(t) < 0)
+		tunnel_close(t, -ENOMEM, "epoll refuses the descriptor");
+	return 0;
+}
+
+int tunnel_dial(struct tunnels *ts, struct pool_peer *peer, const struct cfg_cluster *c, const struct addr *to, struct tunnel **ret,
+		struct err *reterr)
+{
+	AUTO_FD fd = sock_connect(to);
+	struct tunnel *t;
+
+	if (fd < 0)
+		return err_set(reterr, fd, "connect: %s", strerror(-fd));
+	t = tunnel_new(ts, fd, false, c->identity, c->tls, c->sni);
+	if (!t)
+		return err_set(reterr, -ENOMEM, "out of memory or too many tunnels");
+	(void)fd_take(&fd);
+	t->who->remote = *to;
+	t->state = TUNNEL_CONNECTING;
+	t->rec.writable = false;
+	if (tunnel_watch(t) < 0) {
+		t->peer = NULL;
+		rec_close(&t->rec, false);
+		stats_gauge(&t->l->stats, SG_TUNNELS_OUT, -1);
+		tunnel_free(t);
+		return err_set(reterr, -ENOMEM, "epoll refuses the descriptor");
+	}
+	t->peer = peer;
+	*ret = t;
+	return 0;
+}
+
+static void settle(struct tunnel *t)
+{
+	uint32_t max = t->server ? t->listener->max_streams : 0;
+
+	stats_inc(&t->l->stats, t->server ? ST_HANDSHAKES_SERVER : ST_HANDSHAKES_CLIENT);
+	if (!t->rec.tls) /* counted as handshakes are those with TLS only */
+		stats_add(&t->l->stats, t->server ? ST_HANDSHAKES_SERVER : ST_HANDSHAKES_CLIENT, (uint64_t)-1);
+	set_state(t, TUNNEL_SETTLING);
+	if (h2_init(&t->h2, t->l, t->server, max, &ops, t) < 0)
+		tunnel_close(t, -ENOMEM, "out of memory");
+	else
+		loop_defer(t->l, &t->task);
+}
+
+static void handshake(struct tunnel *t)
+{
+	const char *const *ids = t->server ? t->listener->accept_ids : t->peer->pool->cluster->expect_ids;
+	uint32_t n = t->server ? t->listener->n_accept_ids : t->peer->pool->cluster->n_expect_ids;
+	int r = rec_handshake(&t->rec, ids, n, &t->who->tls, &t->why);
+
+	if (r == -EAGAIN)
+		return;
+	if (r == -EACCES && t->who->tls.id[0])
+		stats_inc(&t->l->stats, ST_IDENTITY_REFUSED);
+	if (r < 0)
+		tunnel_close(t, r, t->why.msg);
+	else
+		settle(t);
+}
+
+static void connected(struct tunnel *t)
+{
+	int r = sock_error(t->rec.fd);
+
+	if (r < 0) {
+		err_set(&t->why, 0, "connect: %s%s", strerror(-r),
+			r == -ECONNREFUSED ? "; is the agent running there?" :
+			r == -ETIMEDOUT	   ? "; does a firewall block the tunnel port?" :
+					     "");
+		tunnel_close(t, r, t->why.msg);
+		return;
+	}
+	(void)sock_local(t->rec.fd, &t->who->local);
+	set_state(t, TUNNEL_HANDSHAKE);
+}
+
+static void read_once(struct tunnel *t)
+{
+	struct err e = { "" };
+	ssize_t n = rec_read(&t->rec, h2_input, &t->h2, &e);
+
+	t->all->hooks->batch(t->all->owner);
+	if (n > 0 || n == -EAGAIN || t->h2.dead)
+		return;
+	if (n == 0 && t->h2.streams == 0) {
+		tunnel_close(t, 0, "closed by the peer");
+		return;
+	}
+	(void)h2_flush(&t->h2); /* the GOAWAY that says what was wrong */
+	tunnel_close(t, n == 0 ? -ECONNRESET : (int)n,
+		     e.msg[0]	    ? e.msg :
+		     n == 0	    ? "closed by the peer with streams open" :
+		     n == -EPROTO   ? "the peer broke the HTTP/2 protocol" :
+				      strerror((int)-n));
+}
+
+static bool empty_and_done(const struct tunnel *t)
+{
+	return t->state == TUNNEL_DRAINING && t->h2.streams == 0 && !rec_blocked(&t->rec) && !nghttp2_session_want_write(t->h2.ng) &&
+	       (!t->server || t->drain_step != 1);
+}
+
+static void task_run(struct task *task)
+{
+	struct tunnel *t = container_of(task, struct tunnel, task);
+	int r;
+
+	if (t->state == TUNNEL_CLOSED) {
+		tunnel_free(t);
+		return;
+	}
+	if (t->state == TUNNEL_HANDSHAKE)
+		handshake(t);
+	if (t->state < TUNNEL_SETTLING || t->state == TUNNEL_CLOSED)
+		return;
+	r = rec_flush(&t->rec);
+	if (r == 0)
+		r = h2_flush(&t->h2);
+	if (r < 0 && r != -EAGAIN) {
+		tunnel_close(t, r, r == -EPROTO ? "HTTP/2 session failed" : strerror(-r));
+		return;
+	}
+	if (h2_over(&t->h2) && !rec_blocked(&t->rec)) {
+		tunnel_close(t, t->h2.dead ? -EPROTO : 0, t->why.msg[0] ? t->why.msg : "finished");
+		return;
+	}
+	if (empty_and_done(t)) {
+		tunnel_close(t, 0, t->why.msg[0] ? t->why.msg : "drained");
+		return;
+	}
+	if (rec_worn(&t->rec) && !t->worn) {
+		t->worn = true;
+		err_set(&t->why, 0, "replaced: record limit of its keys");
+		tunnel_drain(t);
+	}
+	if (r == 1)
+		loop_defer(t->l, &t->task);
+	if (t->rec.readable && !t->h2.dead) {
+		read_once(t);
+		if (t->state != TUNNEL_CLOSED && t->rec.readable)
+			loop_defer(t->l, &t->task);
+	}
+}
+
+void tunnel_event(struct tunnels *ts, union ev_ref ref, uint32_t events)
+{
+	struct tunnel *t = slab_get(&ts->slab, ref.idx, ref.gen);
+
+	if (!t || t->state == TUNNEL_CLOSED)
+		return;
+	if (t->state == TUNNEL_CONNECTING) {
+		if (!(events & (EPOLLOUT | EPOLLERR | EPOLLHUP)))
+			return;
+		connected(t);
+		if (t->state == TUNNEL_CLOSED)
+			return;
+	}
+	if (events & (EPOLLOUT | EPOLLERR | EPOLLHUP))
+		t->rec.writable = true;
+	if (events & (EPOLLIN | EPOLLRDHUP | EPOLLERR | EPOLLHUP)) {
+		t->rec.readable = true;
+		/* once settled, read right here: what the data wakes is flushed in the same turn */
+		if (t->state >= TUNNEL_SETTLING && !t->h2.dead)
+			read_once(t);
+	}
+	if (t->state != TUNNEL_CLOSED && (t->state < TUNNEL_SETTLING || t->rec.readable || (events & (EPOLLOUT | EPOLLERR))))
+		loop_defer(t->l, &t->task);
+}
+
+void tunnel_drain(struct tunnel *t)
+{
+	if (t->state == TUNNEL_CLOSED || t->drain_step)
+		return;
+	if (t->state < TUNNEL_SETTLING) {
+		tunnel_close(t, -ESHUTDOWN, "draining");
+		return;
+	}
+	set_state(t, TUNNEL_DRAINING);
+	if (t->server) {
+		t->drain_step = 1;
+		h2_goaway_first(&t->h2);
+	} else {
+		t->drain_step = 2;
+		h2_goaway_last(&t->h2, NGHTTP2_NO_ERROR);
+	}
+	loop_defer(t->l, &t->task);
+	if (t->peer)
+		pool_tunnel_changed(t->peer);
+}
+
+void tunnel_stream_ended(struct tunnel *t)
+{
+	if (t->state == TUNNEL_CLOSED)
+		return;
+	if (t->h2.streams == 0) {
+		t->idle_ms = t->l->now_ms;
+		if (t->state == TUNNEL_DRAINING)
+			loop_defer(t->l, &t->task);
+	}
+	if (t->peer)
+		pool_tunnel_changed(t->peer);
+}
+
+static void keep_alive(struct tunnel *t)
+{
+	bool heard = t->rec.rx_bytes != t->rx_seen;
+
+	t->rx_seen = t->rec.rx_bytes;
+	if (heard)
+		t->ping_out = false;
+	if (t->ping_out && t->l->now_ms - t->ping_ms >= times(t)->ping_timeout_ms) {
+		stats_inc(&t->l->stats, ST_PING_TIMEOUT);
+		tunnel_close(t, -ETIMEDOUT, "no answer to PING: the peer or the path is dead");
+		return;
+	}
+	if (!heard && !t->ping_out) {
+		t->ping_out = true;
+		t->ping_ms = t->l->now_ms;
+		h2_ping(&t->h2);
+	}
+}
+
+static void tick(struct timer *timer, void *arg)
+{
+	struct tunnel *t = arg;
+	const struct cfg_pool *p = t->peer ? &t->peer->pool->cluster->pool : NULL;
+
+	(void)timer;
+	if (t->state < TUNNEL_OPEN) {
+		tunnel_close(t, -ETIMEDOUT,
+			     t->state == TUNNEL_CONNECTING ? "connect timed out; does a firewall block the tunnel port?" :
+			     t->state == TUNNEL_HANDSHAKE  ? "TLS handshake timed out" :
+							     "no HTTP/2 SETTINGS in time: is the peer an HBONE agent?");
+		return;
+	}
+	if (times(t)->ping_ms)
+		keep_alive(t);
+	if (t->state == TUNNEL_CLOSED)
+		return;
+	if (p && t->state == TUNNEL_OPEN) {
+		bool idle = !t->h2.streams && t->idle_ms && p->idle_timeout_ms && t->l->now_ms - t->idle_ms >= p->idle_timeout_ms;
+		bool aged = p->max_age_ms && t->l->now_us - t->open_us >= p->max_age_ms * 1000u;
+
+		if (idle || aged) {
+			err_set(&t->why, 0, "%s", idle ? "idle" : "replaced: max_age");
+			tunnel_drain(t);
+		}
+	}
+	timer_arm(&t->l->timers, &t->timer,
+		  t->l->now_ms + (t->state == TUNNEL_DRAINING ? TICK_CLOSING_MS : min_u64(max_u64(times(t)->ping_ms, 100), 60000)));
+}

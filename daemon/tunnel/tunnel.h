@@ -1,0 +1,97 @@
+/*
+ * A tunnel: one connection between two agents that carries streams; accepted or dialled. It owns the socket, the records and the
+ * HTTP/2 session, and keeps itself alive (PING when nothing was heard). What the streams mean is told to hooks.
+ *
+ * States:
+ *   CONNECTING  TCP connect under way (dialled only)
+ *   HANDSHAKE   TLS
+ *   SETTLING    preface sent, waiting for the peer's SETTINGS; timeouts.handshake covers all up to here
+ *   OPEN        streams may be opened
+ *   DRAINING    no new streams; closes when the last one has ended
+ *   CLOSED      gone; freed at the end of the turn
+ * Worker thread only.
+ */
+#pragma once
+#include "base/slab.h"
+#include "codec/metadata.h"
+#include "h2/session.h"
+#include "tls/record.h"
+
+enum tunnel_state { TUNNEL_CONNECTING, TUNNEL_HANDSHAKE, TUNNEL_SETTLING, TUNNEL_OPEN, TUNNEL_DRAINING, TUNNEL_CLOSED, TUNNEL_STATES };
+
+struct tunnel;
+struct pool_peer;
+
+/** struct tunnel_who - the far end; connections keep a reference beyond the tunnel's end, for their logs. One thread. */
+struct tunnel_who {
+	uint32_t refs;
+	uint32_t tunnel; /* number */
+	struct addr remote, local;
+	const char *own_id;  /* our SPIFFE id on it, "" without TLS; lives as long as the daemon */
+	struct tls_peer tls; /* id "" without TLS */
+};
+struct tunnel_who *tunnel_who_get(struct tunnel_who *w);
+void tunnel_who_put(struct tunnel_who *w); /* NULL is fine */
+
+/** struct tunnel_hooks - what the layer above does with streams; one set per worker. Contracts as in struct h2_ops. */
+struct tunnel_hooks {
+	void (*request)(void *owner, struct tunnel *t, int32_t id, const struct header *h, size_t n, unsigned flags);
+	void (*response)(void *owner, struct tunnel *t, struct h2_stream *s, const struct header *h, size_t n, unsigned flags);
+	void (*data)(void *owner, struct h2_stream *s, const uint8_t *p, size_t n);
+	void (*end)(void *owner, struct h2_stream *s);
+	void (*closed)(void *owner, struct h2_stream *s, uint32_t code, bool by_peer);
+	ssize_t (*pull)(void *owner, struct h2_stream *s, uint8_t *dst, size_t max, bool *ret_eof);
+	void (*batch)(void *owner); /* one read's data was given: write it before the input buffer is used again */
+	void (*gone)(void *owner, struct tunnel *t); /* accepted tunnels: it is CLOSED now */
+};
+
+struct tunnels { /* all tunnels of a worker */
+	struct loop *l;
+	struct slab slab;
+	const struct tunnel_hooks *hooks;
+	void *owner;
+	struct tls_ctx *const *tls; /* by index in config.identities */
+	uint32_t next_id;
+	uint32_t accepted; /* live */
+};
+
+struct tunnel {
+	struct slab_head head;
+	struct tunnels *all;
+	struct loop *l;
+	uint8_t state; /* enum tunnel_state */
+	bool server, ping_out, worn;
+	uint8_t drain_step; /* two-phase GOAWAY: 1 first sent, 2 last sent */
+	uint32_t id;	   /* number for people; unique in the worker */
+	struct rec rec;
+	struct h2 h2;
+	struct task task;
+	struct timer timer;
+	const struct cfg_listener *listener; /* accepted */
+	struct pool_peer *peer;		     /* dialled */
+	const struct cfg_identity *identity;
+	struct tunnel_who *who;		     /* never NULL */
+	struct metadata *md;		     /* the last that the peer sent: equal ones are shared */
+	uint64_t opened_us, open_us /* when it became OPEN */, idle_ms /* since when without streams; 0: in use */, ping_ms;
+	uint64_t rx_seen;		     /* rec.rx_bytes at the last keep-alive tick */
+	struct err why;			     /* of its end */
+};
+
+void tunnels_init(struct tunnels *ts, struct loop *l, uint32_t limit, const struct tunnel_hooks *hooks, void *owner,
+		  struct tls_ctx *const *tls);
+void tunnels_finish(struct tunnels *ts); /* closes what is left */
+
+/** tunnel_accept() - takes @fd. Return: 0 or -errno (then the caller still has @fd). */
+int tunnel_accept(struct tunnels *ts, int fd, const struct cfg_listener *l, const struct addr *remote);
+/** tunnel_dial() - Return: 0 and *ret, or -errno with the sentence. */
+int tunnel_dial(struct tunnels *ts, struct pool_peer *peer, const struct cfg_cluster *c, const struct addr *to, struct tunnel **ret,
+		struct err *reterr);
+/** tunnel_event() - epoll said so */
+void tunnel_event(struct tunnels *ts, union ev_ref ref, uint32_t events);
+/** tunnel_drain() - no new streams; @graceful: two-phase GOAWAY, else only when dialled: closes once empty */
+void tunnel_drain(struct tunnel *t);
+/** tunnel_close() - now; streams are closed with H2_LOST. @why for logs. */
+void tunnel_close(struct tunnel *t, int error, const char *why);
+/** tunnel_stream_ended() - who resets, refuses or forgets a stream says so (idle clock, draining, pool) */
+void tunnel_stream_ended(struct tunnel *t);
+const char *tunnel_state_str(const struct tunnel *t);

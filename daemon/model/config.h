@@ -1,0 +1,203 @@
+/*
+ * The configuration as plain data: what config/ builds from YAML and checks, and what every layer below reads.
+ * Immutable once built; all pointers live in one arena of the struct config and die with it. Names are resolved: a reference
+ * to a listener or cluster is a pointer. Times are milliseconds, sizes are bytes, 0 means "off" unless said otherwise.
+ */
+#pragma once
+#include "model/addr.h"
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define CFG_CHAIN_MAX 16 /* listeners that one connection may pass */
+
+struct cfg_listener;
+struct cfg_cluster;
+
+struct cfg_kv {
+	const char *key, *value; /* value already read from static text, environment or file */
+};
+
+/* ---- who we are ---- */
+struct cfg_node {
+	const char *id;		   /* default: the host name */
+	/* baggage members (interop: HBONE); NULL = not sent */
+	const char *cluster, *namespace_, *workload_type /* deployment|cronjob|job|pod */, *workload, *service, *version, *region, *zone;
+	struct cfg_kv *metadata;   /* free key/values: sent as further baggage members */
+	uint32_t n_metadata;
+	struct cfg_kv *request_headers;	 /* extra headers on every CONNECT we send, e.g. x-client-id */
+	uint32_t n_request_headers;
+	struct cfg_kv *response_headers; /* extra headers on every CONNECT answer, e.g. x-server-id */
+	uint32_t n_response_headers;
+	bool send_baggage, send_forwarded, send_traceparent; /* default true */
+	bool send_peer_metadata;   /* x-envoy-peer-metadata[-id]; default false */
+};
+
+struct cfg_identity {
+	const char *name;
+	const char *certificate, *key, *ca; /* file names, PEM */
+	const char *trust_domain;	    /* peers must be in it unless a listener or cluster lists ids */
+	const char *ciphers;		    /* TLS 1.3 suites, colon-separated; default AES-128-GCM, then AES-256-GCM */
+};
+
+/* ---- string match ---- */
+enum cfg_match_kind { MATCH_EXACT, MATCH_PREFIX, MATCH_SUFFIX, MATCH_REGEX, MATCH_PRESENT };
+struct cfg_match {
+	enum cfg_match_kind kind;
+	bool invert;
+	const char *text;  /* NULL for PRESENT */
+	void *regex;	   /* pcre2_code *, compiled at config time; freed with the config */
+};
+
+struct cfg_header_match {
+	const char *name; /* lower case */
+	struct cfg_match match;
+};
+
+/* ---- routes: first match wins, all conditions AND-ed; a route without conditions matches everything ---- */
+struct cfg_target {
+	struct cfg_listener *listener; /* an internal listener, or */
+	struct cfg_cluster *cluster;   /* a cluster to terminate into, or (forward) a tunnel cluster that gets the CONNECT */
+	bool forward;
+};
+struct cfg_route {
+	const char *name;	     /* default: "LISTENER/routes/N" */
+	struct cfg_match *authority; /* NULL: any; on the text of :authority (for tcp listeners: the original destination) */
+	struct cidr *cidr;	     /* any of these; matches only literal addresses */
+	uint32_t n_cidr;
+	uint16_t port;		     /* 0: any */
+	struct cfg_header_match *headers;
+	uint32_t n_headers;
+	struct cfg_target to;
+};
+
+/* ---- listeners ---- */
+enum cfg_listener_type { LISTENER_TCP, LISTENER_TUNNEL, LISTENER_INTERNAL };
+enum cfg_spread { SPREAD_SOURCE, SPREAD_CONNECTION }; /* which worker gets a connection; source keeps the order per client */
+
+struct cfg_listener {
+	const char *name;
+	uint32_t id; /* index in config.listeners; per-worker counters use it */
+	enum cfg_listener_type type;
+	struct addr address;	  /* tcp, tunnel */
+	uint32_t backlog;	  /* default 4096 */
+	enum cfg_spread spread;	  /* default source */
+	struct cfg_route *routes; /* tried in order, then `to` */
+	uint32_t n_routes;
+	struct cfg_target to;	  /* default target; both NULL: no match is 404 + NR */
+	uint32_t max_connections; /* of this listener, all workers together; 0 = limits only */
+	uint64_t idle_timeout_ms; /* no byte either way; default timeouts.idle */
+	bool access_log;	  /* default true */
+	/* tunnel listeners */
+	struct cfg_identity *identity; /* NULL only with tls: false */
+	bool tls;		       /* default true */
+	const char **accept_ids;       /* SPIFFE ids, '*' as prefix or suffix wildcard; none: whole trust domain */
+	uint32_t n_accept_ids;
+	uint32_t max_streams;	       /* SETTINGS_MAX_CONCURRENT_STREAMS sent; default 1024 */
+};
+
+/* ---- clusters ---- */
+enum cfg_cluster_type { CLUSTER_TCP, CLUSTER_TUNNEL, CLUSTER_ORIGINAL_DST, CLUSTER_INTERNAL };
+enum cfg_balance { BALANCE_ROUND_ROBIN, BALANCE_LEAST_REQUEST, BALANCE_RANDOM_TWO };
+
+struct cfg_endpoint {
+	struct addr address;  /* literal, or AF_UNSPEC with: */
+	const char *host;     /* DNS name, resolved by c-ares and again every dns_refresh_ms */
+	uint16_t port;
+	uint32_t id;	      /* index over all endpoints of the config */
+};
+
+struct cfg_pool {
+	uint32_t max_tunnels;	     /* per worker and endpoint; default 16 */
+	uint32_t max_streams;	     /* per tunnel, also bounded by the peer's setting; default 1024 */
+	uint32_t max_requests;	     /* streams over a tunnel's life, then it is replaced; 0 = no limit */
+	uint32_t queue;		     /* connections that may wait for a stream, per worker; default 1024 */
+	uint64_t queue_timeout_ms;   /* default 5000 */
+	uint64_t idle_timeout_ms;    /* a tunnel without streams is closed; default 300000 */
+	uint64_t max_age_ms;	     /* a tunnel is replaced, draining; 0 = never */
+};
+
+struct cfg_cluster {
+	const char *name;
+	uint32_t id;
+	enum cfg_cluster_type type;
+	enum cfg_balance balance;
+	struct cfg_endpoint *endpoints; /* tcp, tunnel */
+	uint32_t n_endpoints;
+	struct cfg_listener *listener;	/* internal: the internal listener it leads to */
+	struct cidr *destinations;	/* original_dst: what may be dialled; never empty */
+	uint32_t n_destinations;
+	uint64_t connect_timeout_ms;	/* default timeouts.connect */
+	uint64_t dns_refresh_ms;	/* default 30000 */
+	uint32_t max_connections;	/* all workers together; 0 = none */
+	/* tunnel clusters */
+	const char *authority;		/* fixed :authority; NULL: original destination (or the received :authority when forwarding) */
+	struct cfg_identity *identity;
+	bool tls;
+	const char **expect_ids;	/* SPIFFE ids of the peer agent; none: whole trust domain */
+	uint32_t n_expect_ids;
+	const char *sni;		/* default: none sent */
+	struct cfg_pool pool;
+};
+
+/* ---- the rest ---- */
+enum cfg_log_format { CFG_LOG_TEXT, CFG_LOG_JSON, CFG_LOG_JOURNAL };
+enum cfg_access_format { ACCESS_NATIVE, ACCESS_ZTUNNEL, ACCESS_ENVOY };
+enum cfg_mover { MOVER_AUTO, MOVER_RELAY };
+
+struct cfg_access_log {
+	bool enabled;
+	const char *path;	/* file (appended; reopened on SIGUSR1), "stdout", "stderr" */
+	enum cfg_access_format format;
+	const char **fields;	/* selection and order; none = all of the format */
+	uint32_t n_fields;
+};
+
+struct cfg_limits {
+	uint32_t max_connections;   /* whole daemon; default 100000 */
+	uint32_t max_tunnels_in;    /* accepted tunnels, whole daemon; default 4096 */
+	uint64_t memory;	    /* bytes that connections may hold in buffers and windows, whole daemon; default 256 MiB */
+	uint32_t early_data;	    /* bytes kept per connection before the 200; default 65536 */
+	uint32_t stream_window;	    /* initial window per stream; default 262144 */
+	uint32_t stream_window_max; /* it grows to this when the path needs it; default 8 MiB */
+	uint32_t connection_window; /* per tunnel; default 16 MiB */
+	uint32_t max_frame_size;    /* what we accept; default 1 MiB, HBONE's */
+	uint32_t header_bytes;	    /* header list of one CONNECT, name + value + 32; default 16384 */
+	uint32_t header_count;	    /* default 64 */
+	uint32_t metadata_bytes;    /* kept per stream; default 8192 */
+	/* per tunnel and second, hostile peers (interop C1.6) */
+	uint32_t rst_rate, ping_rate, settings_rate, empty_data_rate, window_update_rate, glitch_rate;
+	uint32_t continuation_max;  /* per header block; default 20 */
+};
+
+struct cfg_timeouts {
+	uint64_t connect_ms;	  /* TCP connect to an endpoint, default 10000 */
+	uint64_t handshake_ms;	  /* TLS + first SETTINGS, default 10000 */
+	uint64_t open_ms;	  /* CONNECT sent -> answer, default 15000 */
+	uint64_t idle_ms;	  /* default 3600000; 0 = never */
+	uint64_t ping_ms;	  /* silence on a tunnel before a PING, default 10000 */
+	uint64_t ping_timeout_ms; /* default 20000 */
+	uint64_t drain_ms;	  /* SIGTERM to the end, default 5000 */
+};
+
+struct config {
+	struct cfg_node node;
+	uint32_t workers;	 /* resolved: number, never 0 */
+	enum cfg_mover mover;
+	const char *admin_socket; /* UNIX path; NULL: none. Default /run/adit/admin.sock */
+	uint32_t admin_mode;	  /* file mode of the socket, default 0660 */
+	struct addr metrics;	  /* TCP address of /metrics and /healthz; AF_UNSPEC: none */
+	enum cfg_log_format log_format;
+	uint8_t log_level;	  /* enum log_level */
+	struct cfg_access_log access_log;
+	struct cfg_limits limits;
+	struct cfg_timeouts timeouts;
+	struct cfg_identity *identities;
+	uint32_t n_identities;
+	struct cfg_listener *listeners;
+	uint32_t n_listeners;
+	struct cfg_cluster *clusters;
+	uint32_t n_clusters;
+	uint32_t n_endpoints;	  /* all clusters together */
+	void *arena;		  /* owned by config/ */
+};

@@ -24,9 +24,6 @@
 #define TEXT_MAX	60000u /* known[] holds 16-bit offsets */
 #define BAGGAGE_MAX	8192u  /* bytes and members that W3C Baggage makes everybody pass on */
 #define BAGGAGE_MEMBERS 64u
-#define HASHED		offsetof(struct metadata, n) /* from here to the end of the text the contents decide */
-
-static_assert(sizeof(struct metadata) == offsetof(struct metadata, text), "no padding in what is hashed and compared");
 
 enum place { PLACE_BAGGAGE, PLACE_PEER, PLACE_NEAR, PLACES };
 
@@ -47,7 +44,10 @@ struct known_name {
 	const char *type;
 };
 // clang-format off: tables
-#define NAME(lit) {(lit), sizeof(lit) - 1}
+#define NAME(lit)                      \
+	{                              \
+		(lit), sizeof(lit) - 1 \
+	}
 
 static const struct known_name baggage_names[] = {
 	{NAME("k8s.cluster.name"), MD_CLUSTER, PLACE_BAGGAGE, NULL},
@@ -65,12 +65,9 @@ static const struct known_name baggage_names[] = {
 	{NAME("app.version"), MD_VERSION, PLACE_NEAR, NULL},
 };
 static const struct known_name peer_names[] = {
-	{NAME("NAMESPACE"), MD_NAMESPACE, PLACE_PEER, NULL},
-	{NAME("WORKLOAD_NAME"), MD_WORKLOAD, PLACE_PEER, NULL},
-	{NAME("CLUSTER_ID"), MD_CLUSTER, PLACE_PEER, NULL},
-	{NAME("IDENTITY"), MD_IDENTITY, PLACE_PEER, NULL},
-	{NAME("REGION"), MD_REGION, PLACE_PEER, NULL},
-	{NAME("AVAILABILITY_ZONE"), MD_ZONE, PLACE_PEER, NULL},
+	{NAME("NAMESPACE"), MD_NAMESPACE, PLACE_PEER, NULL}, {NAME("WORKLOAD_NAME"), MD_WORKLOAD, PLACE_PEER, NULL},
+	{NAME("CLUSTER_ID"), MD_CLUSTER, PLACE_PEER, NULL},  {NAME("IDENTITY"), MD_IDENTITY, PLACE_PEER, NULL},
+	{NAME("REGION"), MD_REGION, PLACE_PEER, NULL},	     {NAME("AVAILABILITY_ZONE"), MD_ZONE, PLACE_PEER, NULL},
 	{NAME("NAME"), MD_WORKLOAD, PLACE_NEAR, NULL}, /* the instance: better than nothing */
 };
 static const struct known_name label_names[] = {
@@ -418,55 +415,8 @@ struct metadata *metadata_build(const struct header *h, size_t n, const struct m
 	memcpy(m->known, known, sizeof(known));
 	m->dropped = (uint16_t)min_u64(b.dropped, UINT16_MAX);
 	memcpy(m->text, text, b.len);
-	m->hash = XXH3_64bits_withSeed((const char *)m + HASHED, m->size - HASHED, hash_seed);
+	m->hash = XXH3_64bits_withSeed((const char *)m + METADATA_CONTENT, m->size - METADATA_CONTENT, hash_seed);
 	return m;
-}
-
-/* ---- reading */
-
-struct metadata *metadata_get_ref(struct metadata *m)
-{
-	if (m)
-		m->refs++;
-	return m;
-}
-
-void metadata_put(struct metadata *m)
-{
-	if (m && --m->refs == 0)
-		free(m);
-}
-
-bool metadata_eq(const struct metadata *a, const struct metadata *b)
-{
-	if (a == b)
-		return true;
-	return a && b && a->hash == b->hash && a->size == b->size &&
-	       !memcmp((const char *)a + HASHED, (const char *)b + HASHED, a->size - HASHED);
-}
-
-bool metadata_each(const struct metadata *m, uint32_t *pos, const char **ret_name, const char **ret_value)
-{
-	uint32_t len = m ? m->size - (uint32_t)sizeof(*m) : 0, at = *pos ? *pos : 1;
-
-	if (at >= len)
-		return false;
-	*ret_name = m->text + at;
-	at += (uint32_t)strlen(*ret_name) + 1;
-	*ret_value = m->text + at;
-	*pos = at + (uint32_t)strlen(*ret_value) + 1;
-	return true;
-}
-
-const char *metadata_find(const struct metadata *m, const char *name)
-{
-	const char *k, *v;
-	uint32_t pos = 0;
-
-	while (metadata_each(m, &pos, &k, &v))
-		if (!strcmp(k, name))
-			return v;
-	return NULL;
 }
 
 /* ---- saying */

@@ -1,5 +1,5 @@
 /*
- * What a peer says of itself in CONNECT headers, decoded into one immutable block. Pure. Nothing in it is trusted as identity.
+ * What a peer says of itself in CONNECT headers, decoded into one immutable block (model/metadata_block.h). Pure.
  * Decoded: baggage (W3C: several lines, percent-decoding, members), x-envoy-peer-metadata[-id] (base64 of a
  * google.protobuf.Struct; Istio), and every other header that the caller did not consume (x-client-id, ...).
  *
@@ -9,22 +9,7 @@
  */
 #pragma once
 #include "codec/codec_types.h"
-
-/* well-known members, found without searching */
-enum md_known {
-	MD_NODE_ID, MD_CLUSTER, MD_NAMESPACE, MD_WORKLOAD_TYPE, MD_WORKLOAD, MD_SERVICE, MD_VERSION, MD_REGION, MD_ZONE, MD_IDENTITY,
-	MD_KNOWN
-};
-
-struct metadata {
-	uint32_t refs;	/* owner's count; metadata_put() frees at 0. One thread. */
-	uint32_t size;	/* bytes of the whole block */
-	uint64_t hash;	/* of the contents: equal blocks may be shared */
-	uint16_t n;	/* pairs in text */
-	uint16_t known[MD_KNOWN]; /* offset of the value in text, 0: absent */
-	uint16_t dropped;	  /* members and headers left out because of a limit or malformed */
-	char text[];	/* [0] is NUL; then "name\0value\0" pairs */
-};
+#include "model/metadata_block.h"
 
 struct metadata_limits {
 	uint32_t bytes;	  /* of text */
@@ -41,17 +26,6 @@ struct metadata_limits {
 struct metadata *metadata_build(const struct header *h, size_t n, const struct metadata_limits *lim, int *ret_err);
 /** metadata_hash_seed() - a random number, before threads start, so that peers cannot choose colliding blocks */
 void metadata_hash_seed(uint64_t seed);
-struct metadata *metadata_get_ref(struct metadata *m);
-void metadata_put(struct metadata *m); /* NULL is fine */
-bool metadata_eq(const struct metadata *a, const struct metadata *b);
-/** metadata_find() - value by name ("k8s.namespace.name", "x-client-id"), NUL-terminated; NULL: absent */
-const char *metadata_find(const struct metadata *m, const char *name);
-static inline const char *metadata_known(const struct metadata *m, enum md_known k)
-{
-	return m && m->known[k] ? m->text + m->known[k] : NULL;
-}
-/** metadata_each() - walk pairs: *pos starts at 0. Return: false at the end. */
-bool metadata_each(const struct metadata *m, uint32_t *pos, const char **ret_name, const char **ret_value);
 
 /** struct metadata_self - what we say; strings borrowed for the call, NULL = not sent */
 struct metadata_self {

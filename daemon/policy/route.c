@@ -110,12 +110,13 @@ void match_release(struct cfg_match *m)
 
 static enum verdict text_verdict(const struct cfg_match *m, struct slice s)
 {
-	size_t n = m->text ? strlen(m->text) : 0;
+	const char *text = m->text ? m->text : "";
+	size_t n = strlen(text);
 
 	switch (m->kind) {
-	case MATCH_EXACT: return s.n == n && !memcmp(s.p, m->text, n) ? YES : NO;
-	case MATCH_PREFIX: return s.n >= n && !memcmp(s.p, m->text, n) ? YES : NO;
-	case MATCH_SUFFIX: return s.n >= n && !memcmp(s.p + s.n - n, m->text, n) ? YES : NO;
+	case MATCH_EXACT: return s.n == n && !memcmp(s.p, text, n) ? YES : NO;
+	case MATCH_PREFIX: return s.n >= n && !memcmp(s.p, text, n) ? YES : NO;
+	case MATCH_SUFFIX: return s.n >= n && !memcmp(s.p + s.n - n, text, n) ? YES : NO;
 	case MATCH_REGEX: return regex_match(m->regex, s);
 	case MATCH_PRESENT: return YES;
 	}

@@ -3,9 +3,9 @@
  * a match limit, and one that exceeds it does not match.
  */
 #pragma once
-#include "codec/codec_types.h"
-#include "codec/metadata.h"
 #include "model/config.h"
+#include "model/metadata_block.h"
+#include "model/slice.h"
 
 struct route_input {
 	struct slice authority;	      /* text of :authority, or of the original destination */

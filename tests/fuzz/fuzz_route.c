@@ -10,6 +10,7 @@
  */
 /* fuzz: -max_len=2048 */
 #include "codec/authority.h"
+#include "codec/metadata.h"
 #include "policy/route.h"
 #include <ctype.h>
 #include <stdio.h>

@@ -8,6 +8,7 @@
 #include <cmocka.h>
 #include "base/clean.h"
 #include "codec/authority.h"
+#include "codec/metadata.h"
 #include "rand.h"
 
 #define H(name, text)                          \

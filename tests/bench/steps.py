@@ -207,25 +207,11 @@ def matrix(p, idle, big, scale=1.0):
 # ---- Adit's own counters
 
 def stats(socket):
-    """all counters of an agent, by the name in metrics without prefix and suffix"""
+    """all counters and gauges of an agent"""
     argv = [os.path.join(os.environ.get("ADIT_BUILD") or os.path.join(peers.TOP, "build"), "aditctl"), "-s", socket, "stats", "-o", "json"]
     text = subprocess.run(argv, stdout=subprocess.PIPE, text=True, timeout=20, check=True).stdout
-    out = {}
-
-    def walk(name, v):
-        if isinstance(v, dict):
-            if "name" in v and isinstance(v.get("value"), (int, float)):
-                walk(v["name"], v["value"])
-            for k in v:
-                walk(k, v[k])
-        elif isinstance(v, list):
-            for x in v:
-                walk(name, x)
-        elif isinstance(v, (int, float)) and not isinstance(v, bool):
-            name = name[5:] if name.startswith("adit_") else name
-            out.setdefault(name[:-6] if name.endswith("_total") else name, v)
-    walk("", json.loads(text))
-    return out
+    v = json.loads(text)
+    return {**v["counters"], **v["gauges"]}
 
 
 def moved(before, after, *names):

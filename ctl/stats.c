@@ -32,16 +32,15 @@ static void put_numbers(struct table *t, json_t *o, const char *prefix, bool zer
 
 static void put_latencies(struct table *t, json_t *o)
 {
+	static const char *const quantiles[] = {"p50_us", "p90_us", "p99_us", "max_us"};
 	const char *key;
 	json_t *v;
 
 	json_object_foreach(o, key, v) {
 		table_add(t, key);
 		table_addf(t, "%" PRIu64, js_u64(v, "count"));
-		table_add(t, js_time(v, "p50_us"));
-		table_add(t, js_time(v, "p90_us"));
-		table_add(t, js_time(v, "p99_us"));
-		table_add(t, js_time(v, "max_us"));
+		for (size_t i = 0; i < ARRAY_LEN(quantiles); i++)
+			table_add(t, js_u64(v, "count") ? js_time(v, quantiles[i]) : NULL);
 	}
 }
 

@@ -94,9 +94,9 @@ int sock_unix(const char *path, mode_t mode, struct sock_file *ret_file, struct 
 		return r;
 	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
 	if (fd < 0 || fchmod(fd, mode) < 0 || bind(fd, (struct sockaddr *)&sa, sizeof(sa)) < 0)
-		return err_set(reterr, -errno, "admin socket %s: %s", path, strerror(errno));
+		return err_set(reterr, -errno, "admin socket %s: %s", sa.sun_path, strerror(errno));
 	if (lstat(path, &st) < 0 || chmod(path, mode) < 0 || listen(fd, BACKLOG) < 0) {
-		r = err_set(reterr, -errno, "admin socket %s: %s", path, strerror(errno));
+		r = err_set(reterr, -errno, "admin socket %s: %s", sa.sun_path, strerror(errno));
 		unlink(path);
 		return r;
 	}

@@ -1,0 +1,274 @@
+/* A daemon made of numbers: inspect_*() for tests of admin/ and ctl/, linked instead of chain/'s. */
+#pragma once
+#include "chain/inspect.h"
+#include "base/clean.h"
+#include <stdio.h>
+#include <string.h>
+
+struct daemon {
+	bool draining, deaf; /* deaf: workers do not answer */
+	uint64_t killed;
+	uint64_t more_conns; /* beside the two */
+	struct series series[2];
+};
+
+static struct cfg_identity fake_identity = {.name = "node"};
+static struct cfg_listener fake_listeners[3];
+static struct cfg_cluster fake_clusters[4];
+static struct cfg_endpoint fake_endpoints[3];
+static struct cfg_route fake_routes[2];
+static struct cfg_match fake_authority = {.kind = MATCH_SUFFIX, .text = ".db.local"};
+static struct cfg_header_match fake_header = {.name = "x-client-id", .match = {.kind = MATCH_EXACT, .text = "node-a"}};
+static struct cidr fake_destination = {
+	.net = {.family = AF_INET, .ip = {10}}, .bits = 8, .port_first = 80, .port_last = 90};
+static struct config fake_config = {.listeners = fake_listeners,
+				    .n_listeners = 3,
+				    .clusters = fake_clusters,
+				    .n_clusters = 4,
+				    .timeouts.drain_ms = 5000};
+
+static inline struct addr fake_addr(uint8_t last, uint16_t port)
+{
+	return (struct addr){.family = AF_INET, .port = port, .ip = {10, 0, 0, last}};
+}
+
+/*
+ * outbound (tcp)    -> route "audited" (.db.local)  -> audit -> to-b
+ *                   -> default                      -> cluster via-audit -> audit -> to-b
+ * tunnel-in         -> route "redis" (port, header) -> local-redis
+ *                   -> nothing: refused
+ */
+static inline void fake_setup(struct daemon *d)
+{
+	memset(d, 0, sizeof(*d));
+	fake_endpoints[0] = (struct cfg_endpoint){.address = fake_addr(2, 15008)};
+	fake_endpoints[1] = (struct cfg_endpoint){.host = "redis.local", .port = 6379};
+	fake_endpoints[2] = fake_endpoints[0];
+	fake_listeners[0] = (struct cfg_listener){.name = "outbound",
+						  .type = LISTENER_TCP,
+						  .address = fake_addr(1, 15001),
+						  .routes = &fake_routes[0],
+						  .n_routes = 1,
+						  .to.cluster = &fake_clusters[3],
+						  .access_log = true};
+	fake_listeners[1] = (struct cfg_listener){.name = "tunnel-in",
+						  .type = LISTENER_TUNNEL,
+						  .address = fake_addr(1, 15008),
+						  .routes = &fake_routes[1],
+						  .n_routes = 1,
+						  .tls = true,
+						  .identity = &fake_identity,
+						  .max_streams = 1024};
+	fake_listeners[2] = (struct cfg_listener){.name = "audit",
+						  .type = LISTENER_INTERNAL,
+						  .to = {.cluster = &fake_clusters[0], .forward = true},
+						  .access_log = true};
+	fake_clusters[0] = (struct cfg_cluster){.name = "to-b",
+						.type = CLUSTER_TUNNEL,
+						.endpoints = fake_endpoints,
+						.n_endpoints = 1,
+						.tls = true,
+						.identity = &fake_identity};
+	fake_clusters[1] = (struct cfg_cluster){
+		.name = "local-redis", .type = CLUSTER_TCP, .endpoints = &fake_endpoints[1], .n_endpoints = 1};
+	fake_clusters[2] = (struct cfg_cluster){.name = "anywhere",
+						.type = CLUSTER_ORIGINAL_DST,
+						.destinations = &fake_destination,
+						.n_destinations = 1};
+	fake_clusters[3] = (struct cfg_cluster){
+		.name = "via-audit", .type = CLUSTER_INTERNAL, .listener = &fake_listeners[2]};
+	fake_routes[0] = (struct cfg_route){
+		.name = "audited", .authority = &fake_authority, .to.listener = &fake_listeners[2]};
+	fake_routes[1] = (struct cfg_route){.name = "redis",
+					    .port = 6379,
+					    .headers = &fake_header,
+					    .n_headers = 1,
+					    .to.cluster = &fake_clusters[1]};
+	d->series[0].opened = 5;
+	d->series[1].opened = 6;
+	d->series[0].v[SL_REPORTER] = d->series[1].v[SL_REPORTER] = "source";
+}
+
+const struct config *inspect_config(struct daemon *d)
+{
+	(void)d;
+	return &fake_config;
+}
+
+void inspect_status(struct daemon *d, struct status_row *ret)
+{
+	*ret = (struct status_row){.uptime_us = 273847000000,
+				   .pid = 812,
+				   .workers = 8,
+				   .ready = true,
+				   .draining = d->draining,
+				   .node = "node-a",
+				   .version = "0.1.0",
+				   .wolfssl = "wolfSSL 5.5.4, tuned",
+				   .connections = 2,
+				   .tunnels_in = 1,
+				   .tunnels_out = 4,
+				   .streams = 812,
+				   .buffered = 12 << 20,
+				   .memory_limit = 256 << 20};
+}
+
+int inspect_conns(struct daemon *d, struct conn_row **ret, size_t *ret_n)
+{
+	const size_t n = 2 + d->more_conns;
+	struct conn_row *rows = calloc(n, sizeof(*rows));
+
+	if (d->deaf || !rows) {
+		free(rows);
+		return d->deaf ? -ETIMEDOUT : -ENOMEM;
+	}
+	rows[0] = (struct conn_row){.id = 7,
+				    .state = "open",
+				    .mover = "relay",
+				    .listener = "outbound",
+				    .chain = "outbound > audit > cluster:to-b",
+				    .src = "10.0.0.1:40000",
+				    .dst = "10.0.0.2:15008",
+				    .authority = "cache.db.local:6379",
+				    .dst_identity = "spiffe://adit.test/node-b",
+				    .peer_id = "node-b",
+				    .metadata = "x-server-id=node-b, rack=\x1b[31mred",
+				    .tunnel_out = 3,
+				    .stream_out = 41,
+				    .bytes_sent = 1536,
+				    .bytes_recv = 25165824,
+				    .age_us = 245000000,
+				    .idle_us = 1200,
+				    .mismatch = true};
+	rows[1] = (struct conn_row){.id = 9007199254740993,
+				    .worker = 1,
+				    .state = "half-src",
+				    .mover = "relay",
+				    .listener = "tunnel-in",
+				    .chain = "tunnel-in > cluster:local-redis",
+				    .route = "redis",
+				    .src = "10.0.0.9:50000",
+				    .dst = "127.0.0.1:6379",
+				    .src_identity = "spiffe://adit.test/node-c",
+				    .tunnel_in = 1,
+				    .stream_in = 5};
+	for (size_t i = 2; i < n; i++) {
+		rows[i] = rows[1];
+		rows[i].id = 100000 + i;
+	}
+	*ret = rows;
+	*ret_n = n;
+	return 0;
+}
+
+int inspect_tunnels(struct daemon *d, struct tunnel_row **ret, size_t *ret_n)
+{
+	struct tunnel_row *rows = calloc(2, sizeof(*rows));
+
+	if (d->deaf || !rows) {
+		free(rows);
+		return d->deaf ? -ETIMEDOUT : -ENOMEM;
+	}
+	rows[0] = (struct tunnel_row){.id = 3,
+				      .dir = "out",
+				      .state = "open",
+				      .peer = "10.0.0.2:15008",
+				      .local = "10.0.0.1:33333",
+				      .cluster = "to-b",
+				      .peer_identity = "spiffe://adit.test/node-b",
+				      .local_identity = "spiffe://adit.test/node-a",
+				      .engine = "user",
+				      .why = "kernel without TLS",
+				      .cipher = "TLS13-AES128-GCM-SHA256",
+				      .streams = 812,
+				      .max_streams = 1024,
+				      .streams_total = 5000,
+				      .rx_bytes = 1 << 30,
+				      .send_window = -5,
+				      .recv_window = 65535,
+				      .rtt_us = 230,
+				      .cert_expires = 1767323045,
+				      .age_us = 7200000000,
+				      .idle_us = 10};
+	rows[1] = (struct tunnel_row){
+		.id = 1, .dir = "in", .state = "open", .peer = "10.0.0.9:50000", .cluster = "tunnel-in"};
+	*ret = rows;
+	*ret_n = 2;
+	return 0;
+}
+
+int inspect_listeners(struct daemon *d, struct listener_row **ret, size_t *ret_n)
+{
+	struct listener_row *rows = calloc(3, sizeof(*rows));
+
+	(void)d;
+	if (!rows)
+		return -ENOMEM;
+	for (uint32_t i = 0; i < 3; i++)
+		rows[i] = (struct listener_row){&fake_listeners[i], 100 + i, i, 2, 3 << 20, 1500};
+	*ret = rows;
+	*ret_n = 3;
+	return 0;
+}
+
+int inspect_endpoints(struct daemon *d, struct endpoint_row **ret, size_t *ret_n)
+{
+	struct endpoint_row *rows = calloc(3, sizeof(*rows));
+
+	(void)d;
+	if (!rows)
+		return -ENOMEM;
+	rows[0] = (struct endpoint_row){.cluster = &fake_clusters[0],
+					.endpoint = &fake_endpoints[0],
+					.address = "10.0.0.2:15008",
+					.active = 812,
+					.total = 5000,
+					.tunnels = 4,
+					.resolved = true};
+	rows[1] = (struct endpoint_row){
+		.cluster = &fake_clusters[1], .endpoint = &fake_endpoints[1], .failed = 3, .queued = 1};
+	rows[2] = rows[0]; /* the same address twice */
+	rows[2].endpoint = &fake_endpoints[2];
+	*ret = rows;
+	*ret_n = 3;
+	return 0;
+}
+
+void inspect_stats(struct daemon *d, struct stats *ret)
+{
+	(void)d;
+	memset(ret, 0, sizeof(*ret));
+	stats_add(ret, ST_ACCEPTED, 4321);
+	stats_gauge(ret, SG_STREAMS, 812);
+	stats_bump(&ret->rst_tx[8], 2);
+}
+
+void inspect_hist(struct daemon *d, enum inspect_hist which, struct hist *ret)
+{
+	(void)d;
+	memset(ret, 0, sizeof(*ret));
+	if (which == IH_OPEN_US)
+		hist_add(ret, 812);
+}
+
+const struct series *inspect_series(struct daemon *d, uint32_t *iw, uint32_t *is)
+{
+	(void)is;
+	return *iw < 2 ? &d->series[(*iw)++] : NULL;
+}
+
+uint64_t inspect_access_dropped(struct daemon *d)
+{
+	(void)d;
+	return 3;
+}
+
+int inspect_kill(struct daemon *d, uint64_t conn_id)
+{
+	if (d->deaf)
+		return -ETIMEDOUT;
+	if (conn_id != 7)
+		return -ENOENT;
+	d->killed++;
+	return 0;
+}

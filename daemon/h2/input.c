@@ -199,6 +199,7 @@ static int on_data(nghttp2_session *ng, uint8_t flags, int32_t id, const uint8_t
 	} else {
 		(void)nghttp2_session_consume_connection(ng, n);
 	}
+	h2_tune_connection(h, n);
 	h->ops->data(h->owner, s, p, n);
 	return 0;
 }

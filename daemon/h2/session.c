@@ -15,6 +15,7 @@
 #define GROW_RTTS 2u
 #define RTT_FRESH_MS 200u
 #define IDLE_SHRINK_MS 10000u
+#define WINDOW_START (512u * 1024u) /* of the connection */
 
 static ssize_t frame_cap(nghttp2_session *ng, uint8_t type, int32_t id, int32_t session_window, int32_t stream_window,
 			 uint32_t max_frame, void *arg)
@@ -119,6 +120,8 @@ int h2_init(struct h2 *h, struct loop *l, bool server, uint32_t max_streams, con
 	h->owner = owner;
 	h->server = server;
 	h->max_streams = max_streams;
+	h->window = (uint32_t)min_u64(WINDOW_START, lim->connection_window);
+	h->t0_ms = (uint32_t)l->now_ms;
 	r = session_new(h, server);
 	if (r < 0)
 		return r;
@@ -130,7 +133,7 @@ int h2_init(struct h2 *h, struct loop *l, bool server, uint32_t max_streams, con
 	iv[n++] = (nghttp2_settings_entry){ NGHTTP2_SETTINGS_MAX_FRAME_SIZE, lim->max_frame_size };
 	iv[n++] = (nghttp2_settings_entry){ NGHTTP2_SETTINGS_MAX_HEADER_LIST_SIZE, lim->header_bytes };
 	if (nghttp2_submit_settings(h->ng, NGHTTP2_FLAG_NONE, iv, n) ||
-	    nghttp2_session_set_local_window_size(h->ng, NGHTTP2_FLAG_NONE, 0, (int32_t)lim->connection_window)) {
+	    nghttp2_session_set_local_window_size(h->ng, NGHTTP2_FLAG_NONE, 0, (int32_t)h->window)) {
 		h2_finish(h);
 		return -ENOMEM;
 	}
@@ -373,26 +376,52 @@ static uint32_t rtt(struct h2 *h)
 }
 
 /*
- * The window grows when half of it was consumed within GROW_RTTS round trips: then the peer is waiting for credit rather than we
- * for bytes (the rule TCP's receive buffer follows). It shrinks after a pause and under memory pressure.
+ * A window grows when half of it was used up within GROW_RTTS round trips of the bare path: then the peer is waiting for credit
+ * rather than we for bytes (the rule TCP's receive buffer follows). The bare path, not the measured round trip: that
+ * contains the queue which a window too large makes. It shrinks after a pause and under memory pressure.
  */
-static void tune(struct h2 *h, struct h2_stream *s, size_t n)
+static uint32_t tuned(struct h2 *h, uint32_t window, uint32_t start, uint32_t max, uint32_t *t0_ms)
+{
+	uint32_t now = (uint32_t)h->loop->now_ms, dt = now - *t0_ms;
+
+	*t0_ms = now;
+	if (h2_pressure(h->loop) || dt > IDLE_SHRINK_MS)
+		return start;
+	if (window < max && dt <= 2000 && dt * 1000ull < (uint64_t)GROW_RTTS * rtt(h))
+		return (uint32_t)min_u64((uint64_t)window * 2, max);
+	return window;
+}
+
+static void tune_stream(struct h2 *h, struct h2_stream *s, size_t n)
 {
 	const struct cfg_limits *lim = &h->loop->cfg->limits;
-	uint32_t dt, want = s->window;
+	uint32_t want;
 
 	s->got += (uint32_t)n;
 	if (s->got < s->window / 2)
 		return;
-	dt = (uint32_t)h->loop->now_ms - s->t0_ms;
 	s->got = 0;
-	s->t0_ms = (uint32_t)h->loop->now_ms;
-	if (h2_pressure(h->loop) || dt > IDLE_SHRINK_MS)
-		want = lim->stream_window;
-	else if (s->window < lim->stream_window_max && dt <= 1000 && dt * 1000ull < (uint64_t)GROW_RTTS * rtt(h))
-		want = (uint32_t)min_u64((uint64_t)s->window * 2, lim->stream_window_max);
+	want = tuned(h, s->window, lim->stream_window, lim->stream_window_max, &s->t0_ms);
 	if (want != s->window && nghttp2_session_set_local_window_size(h->ng, NGHTTP2_FLAG_NONE, s->id, (int32_t)want) == 0)
 		s->window = want;
+}
+
+/*
+ * The connection's window bounds what is on its way: the path and the kernel's buffers at both ends. That queue is what a small
+ * message has to wait behind, so it starts small.
+ */
+void h2_tune_connection(struct h2 *h, size_t n)
+{
+	const struct cfg_limits *lim = &h->loop->cfg->limits;
+	uint32_t want;
+
+	h->got += (uint32_t)n;
+	if (h->got < h->window / 2)
+		return;
+	h->got = 0;
+	want = tuned(h, h->window, (uint32_t)min_u64(WINDOW_START, lim->connection_window), lim->connection_window, &h->t0_ms);
+	if (want != h->window && nghttp2_session_set_local_window_size(h->ng, NGHTTP2_FLAG_NONE, 0, (int32_t)want) == 0)
+		h->window = want;
 }
 
 void h2_consumed(struct h2_stream *s, size_t n)
@@ -408,7 +437,7 @@ void h2_consumed(struct h2_stream *s, size_t n)
 		(void)nghttp2_session_consume_connection(h->ng, back);
 	}
 	(void)nghttp2_session_consume_stream(h->ng, s->id, n);
-	tune(h, s, n);
+	tune_stream(h, s, n);
 	if (nghttp2_session_want_write(h->ng))
 		h->ops->dirty(h->owner);
 }

@@ -70,6 +70,7 @@ struct h2 {
 	uint32_t bulk, bulk_now; /* streams that filled a whole frame in the last / this flush */
 	int32_t bulk_last;
 	uint32_t rtt_us, rtt_at_ms;
+	uint32_t window, got, t0_ms; /* the connection's, as in struct h2_stream */
 	uint64_t rate_s;     /* second that the rates are counted in */
 	uint32_t rate[HR_RATES];
 	uint32_t early_rst;  /* client: RST_STREAM before a response sent in this second */

@@ -9,3 +9,4 @@ void h2_headers_drop(struct h2 *h);
 void h2_stream_gone(struct h2_stream *s);
 void h2_reset_id(struct h2 *h, int32_t id, uint32_t code);
 bool h2_pressure(const struct loop *l);
+void h2_tune_connection(struct h2 *h, size_t n);

@@ -5,7 +5,9 @@
 #include "net/sock.h"
 #include "base/clean.h"
 #include <linux/filter.h>
-#include <netinet/tcp.h>
+#include <linux/tcp.h>
+#include <netinet/in.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -158,5 +160,5 @@ uint32_t sock_rtt_us(int fd)
 
 	if (getsockopt(fd, IPPROTO_TCP, TCP_INFO, &ti, &n))
 		return 0;
-	return ti.tcpi_rtt;
+	return n > offsetof(struct tcp_info, tcpi_min_rtt) && ti.tcpi_min_rtt && ti.tcpi_min_rtt != UINT32_MAX ? ti.tcpi_min_rtt : ti.tcpi_rtt;
 }

@@ -29,5 +29,5 @@ int sock_local(int fd, struct addr *ret);
 void sock_reset(int fd);
 /** sock_tunnel_options() - keep-alive and a low-water mark for unsent bytes, so that scheduling happens late (tcp(7)) */
 void sock_tunnel_options(int fd);
-/** sock_rtt_us() - smoothed round-trip time of TCP, 0 if unknown */
+/** sock_rtt_us() - the path's round-trip time: TCP's minimum over the last minutes, so that our own queues do not count; 0 if unknown */
 uint32_t sock_rtt_us(int fd);

@@ -327,11 +327,6 @@ static void on_batch(void *owner)
 	relay_batch(owner);
 }
 
-static void on_gone(void *owner, struct tunnel *t)
-{
-	(void)owner, (void)t;
-}
-
 const struct tunnel_hooks accept_hooks = {
 	.request = on_request,
 	.response = on_response,
@@ -340,5 +335,4 @@ const struct tunnel_hooks accept_hooks = {
 	.closed = on_closed,
 	.pull = on_pull,
 	.batch = on_batch,
-	.gone = on_gone,
 };

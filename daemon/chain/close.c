@@ -128,6 +128,21 @@ static void free_task(struct task *t)
 	conn_free(container_of(t, struct conn, task));
 }
 
+/* connections that never got through; the access log has them all, this line is for who has none */
+static void failed_log(struct conn *c)
+{
+	char src[ADDR_STR], more[48] = "";
+	uint32_t held;
+
+	if (c->ending == END_SRC_RESET || c->ending == END_SRC_TUNNEL || c->ending == END_SHUTDOWN ||
+	    !log_rate_ok(&c->w->failed_log, c->w->loop.now_ms, FAIL_LOG_MS, &held))
+		return;
+	if (held)
+		snprintf(more, sizeof(more), " (%u more since the last line)", held);
+	log_warn(LA_CHAIN, "connection %llu from %s at listener '%s' failed: %s%s%s%s", (unsigned long long)c->id, addr_str(&c->src, src),
+		 c->w->d->cfg->listeners[c->stages.id[0]].name, table[c->ending].text, c->why ? ": " : "", c->why ? c->why : "", more);
+}
+
 void conn_end(struct conn *c, enum ending e, const char *fmt, ...)
 {
 	struct loop *l = &c->w->loop;
@@ -156,6 +171,8 @@ void conn_end(struct conn *c, enum ending e, const char *fmt, ...)
 	}
 	report_end(c);
 	uncount(c);
+	if (!was_open)
+		failed_log(c);
 	log_dbg(LA_CHAIN, "conn %llu ended: %s%s%s", (unsigned long long)c->id, table[e].text, c->why ? ": " : "", c->why ? c->why : "");
 	c->task.run = free_task;
 	loop_defer(l, &c->task);

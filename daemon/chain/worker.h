@@ -2,6 +2,7 @@
  * All that a worker thread owns. Nothing of it is touched by another thread but: counters and series (read), the inbox.
  */
 #pragma once
+#include "base/log.h"
 #include "chain/conn.h"
 #include "net/dns.h"
 #include "obs/access.h"
@@ -65,6 +66,7 @@ struct worker {
 	struct conn *touched[CHUNKS];
 	uint32_t n_touched;
 	uint64_t next_conn;
+	struct log_rate failed_log;
 	bool draining;
 	struct timer drain;
 	uint64_t drain_end_ms;

@@ -10,7 +10,7 @@
 #define PULL_MIN 4096u	  /* less room than this: send first, then pull */
 #define FLUSH_TURN (2u * SCRATCH_PLAIN) /* bytes per session and loop turn, so that others get theirs */
 #define FRAME_ONE (SCRATCH_PLAIN - FRAME_HDR)	/* a stream alone: header + payload fill eight records */
-#define FRAME_MANY (16384u - FRAME_HDR)		/* several: one record each, for fairness */
+#define FRAME_MANY (2u * 16384u - FRAME_HDR)	/* several: two records each, for fairness */
 #define EARLY_RST_S 50u	  /* resets before a response per second that we send: half of what peers tolerate */
 #define GROW_RTTS 2u
 #define RTT_FRESH_MS 200u

@@ -9,8 +9,10 @@
 #include "base/log.h"
 #include "net/sock.h"
 #include "tunnel/pool.h"
+#include <stdio.h>
 #include <string.h>
 
+#define LOST_LOG_MS 1000u
 #define TICK_CLOSING_MS 1000u /* a peer that keeps a finished tunnel open gets this long */
 
 static const uint8_t tunnel_next[TUNNEL_STATES] = {
@@ -239,18 +241,24 @@ static const struct h2_ops ops = {
 
 /* ---- life ---- */
 
-static void close_log(const struct tunnel *t, int error, const char *why)
+static void close_log(struct tunnel *t, int error, const char *why)
 {
-	char a[ADDR_STR];
+	char a[ADDR_STR], more[48] = "";
+	uint32_t held;
 
 	addr_str(&t->who->remote, a);
-	if (error == -ESHUTDOWN || error == 0)
+	if (error == -ESHUTDOWN || error == 0) {
 		log_info(LA_TUNNEL, "tunnel %u %s %s closed: %s", t->id, t->server ? "from" : "to", a, why);
-	else if (t->open_us)
-		log_warn(LA_TUNNEL, "tunnel %u %s %s lost: %s", t->id, t->server ? "from" : "to", a, why);
-	else if (t->server)
-		log_warn(LA_TUNNEL, "tunnel %u from %s refused at %s: %s", t->id, a, tunnel_state_str(t), why);
-	/* a dial that failed is reported by the pool, rate-limited */
+		return;
+	}
+	if ((!t->open_us && !t->server) || !log_rate_ok(&t->all->log, t->l->now_ms, LOST_LOG_MS, &held))
+		return; /* a dial that failed is reported by the pool */
+	if (held)
+		snprintf(more, sizeof(more), " (%u more since the last line)", held);
+	if (t->open_us)
+		log_warn(LA_TUNNEL, "tunnel %u %s %s lost: %s%s", t->id, t->server ? "from" : "to", a, why, more);
+	else
+		log_warn(LA_TUNNEL, "tunnel %u from %s refused at %s: %s%s", t->id, a, tunnel_state_str(t), why, more);
 }
 
 void tunnel_close(struct tunnel *t, int error, const char *why)
@@ -277,7 +285,6 @@ void tunnel_close(struct tunnel *t, int error, const char *why)
 		pool_tunnel_gone(peer, t, error);
 	} else {
 		t->all->accepted--;
-		t->all->hooks->gone(t->all->owner, t);
 	}
 	loop_defer(t->l, &t->task);
 }

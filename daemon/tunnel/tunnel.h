@@ -12,6 +12,7 @@
  * Worker thread only.
  */
 #pragma once
+#include "base/log.h"
 #include "base/slab.h"
 #include "codec/metadata.h"
 #include "h2/session.h"
@@ -42,7 +43,6 @@ struct tunnel_hooks {
 	void (*closed)(void *owner, struct h2_stream *s, uint32_t code, bool by_peer);
 	ssize_t (*pull)(void *owner, struct h2_stream *s, uint8_t *dst, size_t max, bool *ret_eof);
 	void (*batch)(void *owner); /* one read's data was given: write it before the input buffer is used again */
-	void (*gone)(void *owner, struct tunnel *t); /* accepted tunnels: it is CLOSED now */
 };
 
 struct tunnels { /* all tunnels of a worker */
@@ -53,6 +53,7 @@ struct tunnels { /* all tunnels of a worker */
 	struct tls_ctx *const *tls; /* by index in config.identities */
 	uint32_t next_id;
 	uint32_t accepted; /* live */
+	struct log_rate log; /* of lost and refused tunnels: a peer could make many */
 };
 
 struct tunnel {

@@ -291,7 +291,7 @@ class H2:
             self.closed = Closed(True)
             raise self.closed from e
         if not got:
-            self.closed = Closed(False)
+            self.closed = self.closed or Closed(False)
             raise self.closed
         self.buffer += got
 

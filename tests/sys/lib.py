@@ -9,6 +9,7 @@ import ctypes
 import hashlib
 import json
 import os
+import pwd
 import random
 import re
 import shutil
@@ -135,6 +136,9 @@ class Node:
         s.settimeout(TIMEOUT if timeout is None else timeout)
         try:
             s.connect((host, port))
+        except ConnectionResetError:  # accepted, and reset before we looked
+            s.close()
+            return Dead()
         except BaseException:
             s.close()
             raise
@@ -150,6 +154,18 @@ class Node:
         s.bind((address, port or self.port()))
         s.listen(backlog)
         return s
+
+
+class Dead:
+    """a connection that was reset before connect() returned"""
+
+    def gone(self, *_):
+        raise ConnectionResetError("reset while connecting")
+    recv = send = sendall = getsockname = gone
+
+    def close(self):
+        pass
+    settimeout = setblocking = setsockopt = shutdown = lambda self, *_: None
 
 
 def split(where):
@@ -444,7 +460,8 @@ class Agent:
     def start(self, wait=True):
         argv = [os.path.join(BUILD, "aditd"), "-f", "-c", self.config_path, *self.more]
         if self.user:
-            argv = ["setpriv", "--reuid", self.user, "--regid", self.user, "--clear-groups", "--bounding-set", "-all", "--inh-caps", "-all",
+            who = pwd.getpwnam(self.user)
+            argv = ["setpriv", "--reuid", str(who.pw_uid), "--regid", str(who.pw_gid), "--clear-groups", "--bounding-set", "-all", "--inh-caps", "-all",
                     "--pdeathsig", "KILL", *argv]
         if self.nofile:
             argv = ["prlimit", f"--nofile={self.nofile}:{self.nofile}", *argv]

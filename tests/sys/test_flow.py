@@ -143,6 +143,7 @@ def test_four_unread_streams_do_not_stop_a_fifth(w, node, direction):
             c.stuck = True
             time.sleep(40)
         else:
+            c.sock.sendall(kind)
             lib.serve_echo(c)
     back = w.backend(node, handler)
     client, server = w.pair(back)
@@ -185,9 +186,11 @@ def test_four_unread_streams_do_not_stop_a_fifth(w, node, direction):
 def test_one_budget_for_all(w, node):
     """100 unread streams: all windows together stay within limits.memory, others go on"""
     def handler(c):
-        if c.read(1) == b"h":
+        kind = c.read(1)
+        if kind == b"h":
             time.sleep(40)
         else:
+            c.sock.sendall(kind)
             lib.serve_echo(c)
     back = w.backend(node, handler)
     budget = {"limits": {"memory": "8MiB"}}
@@ -226,10 +229,12 @@ def test_one_budget_for_all(w, node):
 def test_small_answers_beside_bulk(w, node):
     """ten streams move data as fast as they can; a small request on the same tunnel is answered soon"""
     def handler(c):
-        if c.read(1) == b"b":
+        kind = c.read(1)
+        if kind == b"b":
             block = lib.pattern(262144)
             while True:
                 c.sock.sendall(block)
+        c.sock.sendall(kind)
         lib.serve_echo(c)
     back = w.backend(node, handler)
     client, _ = w.pair(back, pool={"max_tunnels": 1})

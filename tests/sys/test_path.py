@@ -110,9 +110,11 @@ def test_small_requests_on_a_thin_path(w, wire):
     a, b, _ = wire(delay_ms=5, mbit=8)
 
     def handler(c):
-        if c.read(1) == b"b":
+        kind = c.read(1)
+        if kind == b"b":
             while True:
                 c.sock.sendall(b"z" * 65536)
+        c.sock.sendall(kind)
         lib.serve_echo(c)
     back = w.backend(b, handler, address="127.0.0.1")
     client, _ = w.pair(back, node=a, far_node=b)

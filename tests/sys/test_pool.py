@@ -251,8 +251,7 @@ def test_queue_is_bounded_and_timed(w, node):
     lib.echo(two)
     two.close()
     lib.echo(three)
-    rows = client.access(4, response_flags="UO") or client.access(1)
-    assert rows
+    client.access(1, response_flags="UO")
 
 
 @pytest.mark.rows("B27")
@@ -334,12 +333,12 @@ def test_nobody_at_the_other_end(w, node):
 
 
 @pytest.mark.limit(60)
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers,streams", [(1, 16), (2, 1024)])
 @pytest.mark.rows("3: order")
-def test_connections_keep_their_order(w, node, workers):
-    """they reach the backend in the order in which the application opened them"""
+def test_connections_keep_their_order(w, node, workers, streams):
+    """they reach the backend in the order in which the application opened them; also over several tunnels to one worker"""
     back = w.backend(node, lib.serve_sink)
-    client, _ = w.pair(back, client={"workers": workers}, server={"workers": workers}, pool={"max_streams": 16})
+    client, _ = w.pair(back, client={"workers": workers}, server={"workers": workers}, pool={"max_streams": streams})
     n = 200 // lib.SLOW
     for i in range(n):
         s = w.app(client.listen)

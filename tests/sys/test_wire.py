@@ -11,9 +11,9 @@ from h2raw import CONNECT_ERROR, DATA, HEADERS, SETTINGS, WINDOW_UPDATE
 MIB = 1 << 20
 
 
-def client_agent(w, node, server, tls=True, authority="10.0.0.7:8080", **more):
-    listen = node.at()
-    a = w.agent(node, "client", {
+def client_agent(w, place, server, tls=True, authority="10.0.0.7:8080", **more):
+    listen = place.at()
+    a = w.agent(place, "client", {
         "identities": [w.certs.identity("client")] if tls else [],
         "listeners": [lib.tcp("outbound", listen, "far")],
         "clusters": [lib.far("far", server.where, authority=authority, **({} if tls else {"tls": False}), **more.pop("cluster", {}))], **more})
@@ -21,9 +21,9 @@ def client_agent(w, node, server, tls=True, authority="10.0.0.7:8080", **more):
     return a
 
 
-def server_agent(w, node, to="app", tls=True, clusters=(), **more):
-    tun = node.at()
-    a = w.agent(node, "server", {
+def server_agent(w, place, to="app", tls=True, clusters=(), **more):
+    tun = place.at()
+    a = w.agent(place, "server", {
         "identities": [w.certs.identity("server")] if tls else [],
         "listeners": [lib.tunnel("inbound", tun, to, **({} if tls else {"tls": False}), **more.pop("inbound", {}))],
         "clusters": list(clusters), **more})

@@ -82,8 +82,9 @@ static void put_conn(struct table *t, const json_t *o)
 static int conn_list(struct ctl *c)
 {
 	struct text out = {0}, path = {0};
+	const json_t *list;
 	struct table t;
-	json_t *o, *row;
+	json_t *o;
 	size_t i;
 	int r;
 
@@ -94,8 +95,9 @@ static int conn_list(struct ctl *c)
 	if (r != CTL_OK || !o)
 		return r;
 	table_init(&t, cols, ARRAY_LEN(cols));
-	json_array_foreach(json_object_get(o, "conns"), i, row)
-		put_conn(&t, row);
+	list = json_object_get(o, "conns");
+	for (i = 0; i < json_array_size(list); i++)
+		put_conn(&t, json_array_get(list, i));
 	if (i)
 		table_print(&t, &out, c->width, c->output == OUT_WIDE);
 	else

@@ -103,12 +103,12 @@ static int option_output(struct ctl *c, const char *v)
 	static const char *const names[] = {[OUT_TABLE] = "table", [OUT_JSON] = "json", [OUT_WIDE] = "wide"};
 
 	for (uint32_t i = 0; i < ARRAY_LEN(names); i++) {
-		if (strcmp(names[i], v))
+		if (!v || strcmp(names[i], v))
 			continue;
 		c->output = i;
 		return CTL_OK;
 	}
-	return ctl_usage(c, "-o '%s': want table, json or wide", v);
+	return ctl_usage(c, "-o '%s': want table, json or wide", v ? v : "");
 }
 
 static int option_watch(struct ctl *c, const char *v)

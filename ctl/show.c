@@ -14,16 +14,18 @@ static int show_list(struct ctl *c, const char *path, const char *key, const str
 		     put_row *put, const char *none)
 {
 	struct text out = {0};
+	const json_t *list;
 	struct table t;
-	json_t *o, *row;
+	json_t *o;
 	size_t i;
 	int r = ctl_call(c, "GET", path, NULL, &o);
 
 	if (r != CTL_OK || !o)
 		return r;
 	table_init(&t, cols, n_cols);
-	json_array_foreach(json_object_get(o, key), i, row)
-		put(&t, row);
+	list = json_object_get(o, key);
+	for (i = 0; i < json_array_size(list); i++)
+		put(&t, json_array_get(list, i));
 	if (i)
 		table_print(&t, &out, c->width, c->output == OUT_WIDE);
 	else
@@ -154,12 +156,11 @@ static void put_cluster_tail(struct table *t, const json_t *o)
 
 static void put_no_endpoint(struct table *t, const json_t *o)
 {
-	const json_t *dests = json_object_get(o, "destinations"), *d;
+	const json_t *dests = json_object_get(o, "destinations");
 	struct text list = {0};
-	size_t i;
 
-	json_array_foreach(dests, i, d)
-		text_addf(&list, "%s%s", i ? " " : "", json_string_value(d));
+	for (size_t i = 0; i < json_array_size(dests); i++)
+		text_addf(&list, "%s%s", i ? " " : "", json_string_value(json_array_get(dests, i)));
 	table_add(t, js_str(o, "name"));
 	table_add(t, js_str(o, "type"));
 	table_add(t, *js_str(o, "listener") ? js_str(o, "listener") : list.s);
@@ -171,12 +172,13 @@ static void put_no_endpoint(struct table *t, const json_t *o)
 
 static void put_cluster(struct table *t, const json_t *o)
 {
-	const json_t *list = json_object_get(o, "endpoints"), *e;
-	size_t i;
+	const json_t *list = json_object_get(o, "endpoints");
 
 	if (json_array_size(list) == 0)
 		put_no_endpoint(t, o);
-	json_array_foreach(list, i, e) {
+	for (size_t i = 0; i < json_array_size(list); i++) {
+		const json_t *e = json_array_get(list, i);
+
 		table_add(t, js_str(o, "name"));
 		table_add(t, js_str(o, "type"));
 		table_add(t, js_str(e, "endpoint"));

@@ -184,7 +184,7 @@ void table_print(const struct table *t, struct text *out, uint32_t width, bool w
 {
 	uint32_t w[COLS_MAX] = {0}, last;
 
-	if (t->failed || t->n_cols > COLS_MAX) {
+	if (t->failed || t->n_cols == 0 || t->n_cols > COLS_MAX) {
 		out->failed = true;
 		return;
 	}

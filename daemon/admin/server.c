@@ -292,9 +292,8 @@ static void timer_set(struct admin *a)
 static void slow_clients_end(struct admin *a)
 {
 	uint64_t now = now_ms();
-	struct client *cl;
 
-	LIST_FOREACH(cl, &a->clients, link) {
+	for (struct client *cl = LIST_FIRST(&a->clients); cl; cl = LIST_NEXT(cl, link)) {
 		if (now < cl->deadline_ms)
 			continue;
 		log_dbg(LA_ADMIN, "a client took longer than %u s for a request", REQUEST_MS / 1000);

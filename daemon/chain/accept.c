@@ -7,7 +7,6 @@
 #include "chain/daemon.h"
 #include "codec/spiffe.h"
 #include "net/sock.h"
-#include <stdio.h>
 #include <string.h>
 
 #define ACCEPTS 64	  /* per event, so that one busy listener does not starve the rest */
@@ -217,6 +216,16 @@ static void refuse_at_once(struct worker *w, struct tunnel *t, int32_t id, int s
 		tunnel_stream_ended(t);
 }
 
+/* @s: 2 * @n lower-case hex digits, checked by the codec */
+static void from_hex(uint8_t *out, const char *s, size_t n)
+{
+	for (size_t i = 0; i < n; i++) {
+		int hi = s[2 * i], lo = s[2 * i + 1];
+
+		out[i] = (uint8_t)((hi <= '9' ? hi - '0' : hi - 'a' + 10) << 4 | (lo <= '9' ? lo - '0' : lo - 'a' + 10));
+	}
+}
+
 static void on_request(void *owner, struct tunnel *t, int32_t id, const struct header *h, size_t n, unsigned flags)
 {
 	struct worker *w = owner;
@@ -246,12 +255,8 @@ static void on_request(void *owner, struct tunnel *t, int32_t id, const struct h
 		c->authority = strndup(in.authority.p, in.authority.n);
 	if (in.has_trace) {
 		c->traced = true;
-		for (int i = 0; i < 24; i++) {
-			unsigned v = 0;
-
-			(void)sscanf((i < 16 ? in.trace.trace_id : in.trace.parent_id - 32) + (size_t)i * 2, "%2x", &v);
-			c->trace[i] = (uint8_t)v;
-		}
+		from_hex(c->trace, in.trace.trace_id, 16);
+		from_hex(c->trace + 16, in.trace.parent_id, 8);
 	}
 	if (status) {
 		stats_inc(&w->loop.stats, ST_BAD_REQUEST);

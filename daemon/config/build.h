@@ -132,7 +132,7 @@ uint32_t schema_count(const struct tree_node *n); /* entries that schema_list(or
 int schema_texts(struct build *b, const struct tree_node *n, const struct where *w, const char ***ret, uint32_t *ret_n);
 
 /* ---- names.c: what is called how, and references ---- */
-int names_read(struct build *b, const char *key, uint32_t max, struct build_names *ret);
+int names_read(struct build *b, const char *key, uint32_t max, struct build_names *s);
 /** names_unique() - sort @s and refuse the same name twice; @w is the list */
 int names_unique(struct build *b, const struct where *w, struct build_names *s);
 /** names_find() - Return: index, or UINT32_MAX. */

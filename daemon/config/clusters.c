@@ -186,10 +186,10 @@ static int cluster_listener_read(struct build *b, const struct tree_node *n, con
 	}
 
 static const struct field pool_fields[] = {
-	POOL("max_tunnels", max_tunnels, 1, 65535),
+	POOL("max_tunnels", max_tunnels, 1, 64),
 	POOL("max_streams", max_streams, 1, 1000000),
 	POOL("max_requests", max_requests, 0, 1000000000),
-	POOL("queue", queue, 0, 1000000),
+	POOL("queue", queue, 1, 1000000),
 	{.key = "queue_timeout", .kind = F_TIME, .off = offsetof(struct cfg_pool, queue_timeout_ms), .min = 1},
 	{.key = "idle_timeout", .kind = F_TIME, .off = offsetof(struct cfg_pool, idle_timeout_ms)},
 	{.key = "max_age", .kind = F_TIME, .off = offsetof(struct cfg_pool, max_age_ms)},

@@ -47,7 +47,7 @@ static const struct field limit_fields[] = {
 	BYTES("connection_window", connection_window, 65535, WINDOW_MAX),
 	BYTES("max_frame_size", max_frame_size, 16384, 16777215),
 	BYTES("header_bytes", header_bytes, 1024, 1 << 20),
-	LIMIT("header_count", header_count, 8, 1000),
+	LIMIT("header_count", header_count, 8, 128),
 	BYTES("metadata_bytes", metadata_bytes, 256, 1 << 20),
 	{.key = "rates", .kind = F_MAP, .table = &rate_table, .may_be_empty = true},
 	LIMIT("continuation_max", continuation_max, 1, 10000),

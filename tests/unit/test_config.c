@@ -465,7 +465,7 @@ static void tunnel_cluster_takes_every_key(void **state)
 		"    connect_timeout: 1s\n    dns_refresh: 2s\n    max_connections: 3\n    authority: "
 		"\"127.0.0.1:9000\"\n"
 		"    identity: other\n    expect: \"spiffe://prod.example/ns/a/sa/b\"\n    sni: b.example\n"
-		"    pool: {max_tunnels: 1, max_streams: 2, max_requests: 3, queue: 0, queue_timeout: 5s, "
+		"    pool: {max_tunnels: 1, max_streams: 2, max_requests: 3, queue: 8, queue_timeout: 5s, "
 		"idle_timeout: 6m, max_age: 7h}\n"
 		"  - {name: two, type: tunnel, tls: false, endpoints: \"10.0.0.3:1\"}\n"
 		"timeouts: {connect: 9s}\n");
@@ -496,7 +496,7 @@ static void tunnel_cluster_takes_every_key(void **state)
 	assert_int_equal(a->pool.max_tunnels, 1);
 	assert_int_equal(a->pool.max_streams, 2);
 	assert_int_equal(a->pool.max_requests, 3);
-	assert_int_equal(a->pool.queue, 0);
+	assert_int_equal(a->pool.queue, 8);
 	assert_int_equal(a->pool.queue_timeout_ms, 5000);
 	assert_int_equal(a->pool.idle_timeout_ms, 360000);
 	assert_int_equal(a->pool.max_age_ms, 7 * 3600000);

@@ -130,7 +130,7 @@ static void wrong_kinds(void **state)
 		{"listeners: a", "t.yaml:1:12: listeners: want a list, not a single value"},
 		{"listeners: [a]", "t.yaml:1:13: listeners[0]: want a mapping (key: value), not a single value"},
 		{"clusters: [[]]", "t.yaml:1:12: clusters[0]: want a mapping (key: value), not a list"},
-		{"limits: {header_count: [1]}", "t.yaml:1:24: limits.header_count: want a whole number from 8 to 1000, not a list"},
+		{"limits: {header_count: [1]}", "t.yaml:1:24: limits.header_count: want a whole number from 8 to 128, not a list"},
 	};
 
 	(void)state;
@@ -394,7 +394,7 @@ static void wrong_clusters(void **state)
 		{"clusters:\n  - {name: a, type: tunnel, tls: false, endpoints: a:1, sni: 1.2.3.4}\n",
 		 "t.yaml:2:62: clusters[0] 'a' sni: '1.2.3.4': want a host name"},
 		{"clusters:\n  - {name: a, type: tunnel, tls: false, endpoints: a:1, pool: {max_tunnels: 0}}\n",
-		 "t.yaml:2:77: clusters[0] 'a' pool.max_tunnels: '0': want a whole number from 1 to 65535"},
+		 "t.yaml:2:77: clusters[0] 'a' pool.max_tunnels: '0': want a whole number from 1 to 64"},
 		{"clusters:\n  - {name: a, type: tunnel, tls: false, endpoints: a:1, pool: {queue_timeout: 5}}\n",
 		 "t.yaml:2:79: clusters[0] 'a' pool.queue_timeout: '5' has no unit: write 5ms or 5s"},
 		{"clusters:\n  - {name: a, type: tcp, endpoints: a:1}\n  - {name: a, type: tcp, endpoints: a:1}\n",

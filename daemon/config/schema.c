@@ -1,6 +1,10 @@
 /*
  * Tables instead of code: a table names the keys of a mapping, where each goes, and for which types of item it is meant. So an
  * unknown key is always found, and the words of a message come from one place.
+ *
+ * Why not libcyaml 1.3: it blames the value in front of the wrong one (a duplicate key is reported at the line of the key
+ * before), takes '0x' for 0, knows no ranges, no keys that depend on a type, and keeps no places for what is found wrong later
+ * (references, loops, addresses used twice). Half of what follows it would have been needed beside it.
  */
 #include "config/build.h"
 #include <stdio.h>

@@ -71,7 +71,7 @@ int cmd_drain(struct ctl *c)
 	struct text out = {0};
 	char body[64], *sent = NULL, t[HUMAN];
 	uint64_t ms = 0;
-	json_t *o;
+	json_t *o = NULL;
 	int r;
 
 	if (c->n_words)

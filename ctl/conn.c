@@ -84,7 +84,7 @@ static int conn_list(struct ctl *c)
 	struct text out = {0}, path = {0};
 	const json_t *list;
 	struct table t;
-	json_t *o;
+	json_t *o = NULL;
 	size_t i;
 	int r;
 
@@ -183,7 +183,7 @@ static int conn_show(struct ctl *c)
 	struct text out = {0};
 	struct table t;
 	char path[64];
-	json_t *o;
+	json_t *o = NULL;
 	int r = conn_path(c, path);
 
 	if (r == CTL_OK)
@@ -202,7 +202,7 @@ static int conn_kill(struct ctl *c)
 {
 	struct text out = {0};
 	char path[64];
-	json_t *o;
+	json_t *o = NULL;
 	int r = conn_path(c, path);
 
 	if (r == CTL_OK)

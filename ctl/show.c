@@ -16,7 +16,7 @@ static int show_list(struct ctl *c, const char *path, const char *key, const str
 	struct text out = {0};
 	const json_t *list;
 	struct table t;
-	json_t *o;
+	json_t *o = NULL;
 	size_t i;
 	int r = ctl_call(c, "GET", path, NULL, &o);
 
@@ -44,7 +44,7 @@ static int show_list(struct ctl *c, const char *path, const char *key, const str
 int cmd_status(struct ctl *c)
 {
 	struct text out = {0};
-	json_t *o;
+	json_t *o = NULL;
 	int r = ctl_call(c, "GET", ADIT_API_STATUS, NULL, &o);
 
 	if (r != CTL_OK || !o)

@@ -48,7 +48,7 @@ int cmd_stats(struct ctl *c)
 {
 	const bool zeros = c->n_words || c->output == OUT_WIDE;
 	struct text out = {0}, path = {0};
-	json_t *o, *resets, *latencies;
+	json_t *o = NULL, *resets, *latencies;
 	struct table t;
 	bool none;
 	int r;

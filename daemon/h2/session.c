@@ -15,7 +15,7 @@
 #define GROW_RTTS 2u
 #define RTT_FRESH_MS 200u
 #define IDLE_SHRINK_MS 10000u
-#define WINDOW_START (512u * 1024u) /* of the connection */
+#define WINDOW_START (1024u * 1024u) /* of the connection */
 
 static ssize_t frame_cap(nghttp2_session *ng, uint8_t type, int32_t id, int32_t session_window, int32_t stream_window,
 			 uint32_t max_frame, void *arg)

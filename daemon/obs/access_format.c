@@ -13,7 +13,6 @@
  */
 #include "base/clean.h"
 #include "obs/access_format.h"
-#include <stdio.h>
 #include <string.h>
 #include <time.h>
 
@@ -52,105 +51,111 @@ enum access_what {
 
 struct access_field {
 	const char *name;
+	const char *lead; /* ,"name": */
+	uint8_t lead_n;
 	uint8_t what; /* enum access_what */
 	uint8_t str;  /* enum access_str, for W_STR */
 };
+#define FIELD(name, what, str)                                                  \
+	{                                                                       \
+		name, ",\"" name "\":", sizeof(",\"" name "\":") - 1, what, str \
+	}
 
 static const struct access_field native_fields[] = {
-	{"time", W_TIME, 0},
-	{"level", W_LEVEL, 0},
-	{"scope", W_SCOPE, 0},
-	{"message", W_MESSAGE, 0},
-	{"node", W_NODE, 0},
-	{"conn", W_CONN, 0},
-	{"direction", W_DIRECTION, 0},
-	{"listener", W_STR, AS_listener},
-	{"outer_listener", W_STR, AS_outer_listener},
-	{"route", W_STR, AS_route},
-	{"cluster", W_STR, AS_cluster},
-	{"policy", W_STR, AS_policy},
-	{"mover", W_STR, AS_mover},
-	{"src_addr", W_STR, AS_src_addr},
-	{"src_identity", W_STR, AS_src_identity},
-	{"src_workload", W_STR, AS_src_workload},
-	{"src_namespace", W_STR, AS_src_namespace},
-	{"src_cluster", W_STR, AS_src_cluster},
-	{"src_node", W_STR, AS_src_node},
-	{"dst_addr", W_STR, AS_dst_addr},
-	{"hbone_addr", W_STR, AS_hbone_addr},
-	{"original_dst", W_STR, AS_original_dst},
-	{"dst_identity", W_STR, AS_dst_identity},
-	{"dst_workload", W_STR, AS_dst_workload},
-	{"dst_namespace", W_STR, AS_dst_namespace},
-	{"dst_cluster", W_STR, AS_dst_cluster},
-	{"dst_node", W_STR, AS_dst_node},
-	{"dst_service", W_STR, AS_dst_service},
-	{"tls", W_TLS, 0},
-	{"tunnel", W_TUNNEL, 0},
-	{"stream", W_STREAM, 0},
-	{"status", W_STATUS, 0},
-	{"response_flags", W_STR, AS_response_flags},
-	{"bytes_sent", W_SENT, 0},
-	{"bytes_recv", W_RECV, 0},
-	{"duration_us", W_DURATION_US, 0},
-	{"open_us", W_OPEN_US, 0},
-	{"queue_us", W_QUEUE_US, 0},
-	{"closed_by", W_STR, AS_closed_by},
-	{"error", W_STR, AS_error},
-	{"trace_id", W_STR, AS_trace_id},
-	{"peer_metadata", W_STR, AS_peer_headers},
-	{"mismatch", W_MISMATCH, 0},
+	FIELD("time", W_TIME, 0),
+	FIELD("level", W_LEVEL, 0),
+	FIELD("scope", W_SCOPE, 0),
+	FIELD("message", W_MESSAGE, 0),
+	FIELD("node", W_NODE, 0),
+	FIELD("conn", W_CONN, 0),
+	FIELD("direction", W_DIRECTION, 0),
+	FIELD("listener", W_STR, AS_listener),
+	FIELD("outer_listener", W_STR, AS_outer_listener),
+	FIELD("route", W_STR, AS_route),
+	FIELD("cluster", W_STR, AS_cluster),
+	FIELD("policy", W_STR, AS_policy),
+	FIELD("mover", W_STR, AS_mover),
+	FIELD("src_addr", W_STR, AS_src_addr),
+	FIELD("src_identity", W_STR, AS_src_identity),
+	FIELD("src_workload", W_STR, AS_src_workload),
+	FIELD("src_namespace", W_STR, AS_src_namespace),
+	FIELD("src_cluster", W_STR, AS_src_cluster),
+	FIELD("src_node", W_STR, AS_src_node),
+	FIELD("dst_addr", W_STR, AS_dst_addr),
+	FIELD("hbone_addr", W_STR, AS_hbone_addr),
+	FIELD("original_dst", W_STR, AS_original_dst),
+	FIELD("dst_identity", W_STR, AS_dst_identity),
+	FIELD("dst_workload", W_STR, AS_dst_workload),
+	FIELD("dst_namespace", W_STR, AS_dst_namespace),
+	FIELD("dst_cluster", W_STR, AS_dst_cluster),
+	FIELD("dst_node", W_STR, AS_dst_node),
+	FIELD("dst_service", W_STR, AS_dst_service),
+	FIELD("tls", W_TLS, 0),
+	FIELD("tunnel", W_TUNNEL, 0),
+	FIELD("stream", W_STREAM, 0),
+	FIELD("status", W_STATUS, 0),
+	FIELD("response_flags", W_STR, AS_response_flags),
+	FIELD("bytes_sent", W_SENT, 0),
+	FIELD("bytes_recv", W_RECV, 0),
+	FIELD("duration_us", W_DURATION_US, 0),
+	FIELD("open_us", W_OPEN_US, 0),
+	FIELD("queue_us", W_QUEUE_US, 0),
+	FIELD("closed_by", W_STR, AS_closed_by),
+	FIELD("error", W_STR, AS_error),
+	FIELD("trace_id", W_STR, AS_trace_id),
+	FIELD("peer_metadata", W_STR, AS_peer_headers),
+	FIELD("mismatch", W_MISMATCH, 0),
 };
 
 static const struct access_field ztunnel_fields[] = {
-	{"level", W_LEVEL, 0},
-	{"time", W_TIME, 0},
-	{"scope", W_SCOPE, 0},
-	{"message", W_MESSAGE, 0},
-	{"src.addr", W_STR, AS_src_addr},
-	{"src.workload", W_STR, AS_src_workload},
-	{"src.namespace", W_STR, AS_src_namespace},
-	{"src.identity", W_STR, AS_src_identity},
-	{"src.cluster", W_STR, AS_src_cluster},
-	{"dst.addr", W_STR, AS_dst_addr},
-	{"dst.hbone_addr", W_STR, AS_hbone_addr},
-	{"dst.service", W_STR, AS_dst_service},
-	{"dst.workload", W_STR, AS_dst_workload},
-	{"dst.namespace", W_STR, AS_dst_namespace},
-	{"dst.identity", W_STR, AS_dst_identity},
-	{"dst.cluster", W_STR, AS_dst_cluster},
-	{"direction", W_DIRECTION, 0},
-	{"bytes_sent", W_TO_PEER, 0},
-	{"bytes_recv", W_FROM_PEER, 0},
-	{"duration", W_DURATION_TEXT, 0},
-	{"error", W_STR, AS_error},
+	FIELD("level", W_LEVEL, 0),
+	FIELD("time", W_TIME, 0),
+	FIELD("scope", W_SCOPE, 0),
+	FIELD("message", W_MESSAGE, 0),
+	FIELD("src.addr", W_STR, AS_src_addr),
+	FIELD("src.workload", W_STR, AS_src_workload),
+	FIELD("src.namespace", W_STR, AS_src_namespace),
+	FIELD("src.identity", W_STR, AS_src_identity),
+	FIELD("src.cluster", W_STR, AS_src_cluster),
+	FIELD("dst.addr", W_STR, AS_dst_addr),
+	FIELD("dst.hbone_addr", W_STR, AS_hbone_addr),
+	FIELD("dst.service", W_STR, AS_dst_service),
+	FIELD("dst.workload", W_STR, AS_dst_workload),
+	FIELD("dst.namespace", W_STR, AS_dst_namespace),
+	FIELD("dst.identity", W_STR, AS_dst_identity),
+	FIELD("dst.cluster", W_STR, AS_dst_cluster),
+	FIELD("direction", W_DIRECTION, 0),
+	FIELD("bytes_sent", W_TO_PEER, 0),
+	FIELD("bytes_recv", W_FROM_PEER, 0),
+	FIELD("duration", W_DURATION_TEXT, 0),
+	FIELD("error", W_STR, AS_error),
 };
 
 static const struct access_field envoy_fields[] = {
-	{"start_time", W_START, 0},
-	{"method", W_METHOD, 0},
-	{"path", W_NULL, 0},
-	{"protocol", W_PROTOCOL, 0},
-	{"response_code", W_STATUS_OR_0, 0},
-	{"response_flags", W_STR, AS_response_flags},
-	{"response_code_details", W_DETAILS, 0},
-	{"connection_termination_details", W_TERMINATION, 0},
-	{"upstream_transport_failure_reason", W_TRANSPORT_FAILURE, 0},
-	{"bytes_received", W_SENT, 0},
-	{"bytes_sent", W_RECV, 0},
-	{"duration", W_DURATION_MS, 0},
-	{"upstream_service_time", W_NULL, 0},
-	{"x_forwarded_for", W_NULL, 0},
-	{"user_agent", W_NULL, 0},
-	{"request_id", W_STR, AS_trace_id},
-	{"authority", W_STR, AS_hbone_addr},
-	{"upstream_host", W_STR, AS_dst_addr},
-	{"upstream_cluster", W_STR, AS_cluster},
-	{"upstream_local_address", W_NULL, 0},
-	{"downstream_local_address", W_STR, AS_original_dst},
-	{"downstream_remote_address", W_STR, AS_src_addr},
-	{"requested_server_name", W_NULL, 0},
-	{"route_name", W_STR, AS_route},
+	FIELD("start_time", W_START, 0),
+	FIELD("method", W_METHOD, 0),
+	FIELD("path", W_NULL, 0),
+	FIELD("protocol", W_PROTOCOL, 0),
+	FIELD("response_code", W_STATUS_OR_0, 0),
+	FIELD("response_flags", W_STR, AS_response_flags),
+	FIELD("response_code_details", W_DETAILS, 0),
+	FIELD("connection_termination_details", W_TERMINATION, 0),
+	FIELD("upstream_transport_failure_reason", W_TRANSPORT_FAILURE, 0),
+	FIELD("bytes_received", W_SENT, 0),
+	FIELD("bytes_sent", W_RECV, 0),
+	FIELD("duration", W_DURATION_MS, 0),
+	FIELD("upstream_service_time", W_NULL, 0),
+	FIELD("x_forwarded_for", W_NULL, 0),
+	FIELD("user_agent", W_NULL, 0),
+	FIELD("request_id", W_STR, AS_trace_id),
+	FIELD("authority", W_STR, AS_hbone_addr),
+	FIELD("upstream_host", W_STR, AS_dst_addr),
+	FIELD("upstream_cluster", W_STR, AS_cluster),
+	FIELD("upstream_local_address", W_NULL, 0),
+	FIELD("downstream_local_address", W_STR, AS_original_dst),
+	FIELD("downstream_remote_address", W_STR, AS_src_addr),
+	FIELD("requested_server_name", W_NULL, 0),
+	FIELD("route_name", W_STR, AS_route),
 };
 
 static const struct {
@@ -303,43 +308,110 @@ static const char *dir_str(uint8_t dir)
 	return "unknown";
 }
 
-/* RFC 3339 in UTC; the text of the second is kept, most records share it. */
-static void put_time(struct access_format *f, struct json *j, const char *key, uint64_t us, bool millis)
+/* ---- values ----
+ *
+ * A line is some forty fields; base/text's writer appends each key in four pieces, which is half the time of a line. So keys
+ * are appended ready made, and only strings, which need escaping, go through it (at depth 0: it adds no comma then).
+ */
+
+static void key(struct text *t, const struct access_field *fd)
 {
-	uint64_t s = us / 1000000;
-	char out[48];
+	const uint8_t first = t->len && t->s[t->len - 1] == '{';
+
+	text_addn(t, fd->lead + first, fd->lead_n - first);
+}
+
+static void put_strn(struct text *t, const struct access_field *fd, const char *s, size_t n)
+{
+	struct json j;
+
+	key(t, fd);
+	json_init(&j, t, false);
+	json_strn(&j, NULL, s, n);
+}
+
+/* @s needs no escaping */
+static void put_word(struct text *t, const struct access_field *fd, const char *s)
+{
+	key(t, fd);
+	text_addn(t, "\"", 1);
+	text_add(t, s);
+	text_addn(t, "\"", 1);
+}
+
+static void put_literal(struct text *t, const struct access_field *fd, const char *s)
+{
+	key(t, fd);
+	text_add(t, s);
+}
+
+static void add_u64(struct text *t, uint64_t v)
+{
+	char out[20];
+	size_t at = sizeof(out);
+
+	do
+		out[--at] = (char)('0' + v % 10);
+	while (v /= 10);
+	text_addn(t, out + at, sizeof(out) - at);
+}
+
+static void put_u64(struct text *t, const struct access_field *fd, uint64_t v)
+{
+	key(t, fd);
+	add_u64(t, v);
+}
+
+static void put_number(struct text *t, const struct access_field *fd, uint64_t v)
+{
+	if (v)
+		put_u64(t, fd, v);
+}
+
+static void put_str(struct text *t, const struct access_field *fd, const char *s, size_t n, bool null)
+{
+	if (s)
+		put_strn(t, fd, s, n);
+	else if (null)
+		put_literal(t, fd, "null");
+}
+
+static void put_word_or_null(struct text *t, const struct access_field *fd, const char *s)
+{
+	if (s)
+		put_word(t, fd, s);
+	else
+		put_literal(t, fd, "null");
+}
+
+/* RFC 3339 in UTC; the text of the second is kept, most records share it. */
+static void put_time(struct access_format *f, struct text *t, const struct access_field *fd, uint64_t us,
+		     uint32_t digits)
+{
+	const uint64_t s = us / 1000000;
+	uint32_t part = (uint32_t)(us % 1000000);
+	char out[8] = "......Z";
 
 	if (s != f->clock_s) {
-		time_t t = (time_t)s;
+		const time_t unix_s = (time_t)s;
 		struct tm tm;
 
-		gmtime_r(&t, &tm);
+		gmtime_r(&unix_s, &tm);
 		strftime(f->clock, sizeof(f->clock), "%Y-%m-%dT%H:%M:%S", &tm);
 		f->clock_s = s;
 	}
-	if (millis)
-		snprintf(out, sizeof(out), "%s.%03uZ", f->clock, (unsigned int)(us % 1000000 / 1000));
-	else
-		snprintf(out, sizeof(out), "%s.%06uZ", f->clock, (unsigned int)(us % 1000000));
-	json_str(j, key, out);
-}
-
-static void put_str(struct json *j, const char *key, const char *s, size_t n, bool null)
-{
-	if (s)
-		json_strn(j, key, s, n);
-	else if (null)
-		json_str(j, key, NULL);
-}
-
-static void put_number(struct json *j, const char *key, uint64_t v)
-{
-	if (v)
-		json_u64(j, key, v);
+	for (int i = 5; i >= 0; i--, part /= 10)
+		out[i] = (char)('0' + part % 10);
+	key(t, fd);
+	text_addn(t, "\"", 1);
+	text_add(t, f->clock);
+	text_addn(t, ".", 1);
+	text_addn(t, out, digits);
+	text_addn(t, "Z\"", 2);
 }
 
 /* Envoy's RESPONSE_CODE_DETAILS, as far as our flags tell. */
-static void put_details(struct json *j, const char *key, const struct view *v)
+static void put_details(struct text *t, const struct access_field *fd, const struct view *v)
 {
 	static const char *const by_flag[][2] = {
 		{"NR", "route_not_found"},
@@ -350,87 +422,82 @@ static void put_details(struct json *j, const char *key, const struct view *v)
 		{"DT", "max_duration_timeout"},
 		{"DC", "downstream_remote_disconnect"},
 	};
-	struct text t = {0};
+	struct text details = {0};
 
 	if (is_denied(v) && v->s[AS_policy]) {
-		text_add(&t, "rbac_access_denied_matched_policy[");
-		text_addn(&t, v->s[AS_policy], v->n[AS_policy]);
-		text_add(&t, "]");
-		json_strn(j, key, t.s ? t.s : "", t.len);
-		text_finish(&t);
+		text_add(&details, "rbac_access_denied_matched_policy[");
+		text_addn(&details, v->s[AS_policy], v->n[AS_policy]);
+		text_add(&details, "]");
+		put_strn(t, fd, details.s ? details.s : "", details.len);
+		text_finish(&details);
 		return;
 	}
 	for (uint32_t i = 0; i < ARRAY_LEN(by_flag); i++) {
 		if (flag_has(v, by_flag[i][0])) {
-			json_str(j, key, by_flag[i][1]);
+			put_word(t, fd, by_flag[i][1]);
 			return;
 		}
 	}
-	json_str(j, key, v->w.status >= 200 && v->w.status < 300 ? "via_upstream" : NULL);
+	put_word_or_null(t, fd, v->w.status >= 200 && v->w.status < 300 ? "via_upstream" : NULL);
 }
 
-static void put_field(struct access_format *f, struct json *j, const struct access_field *fd, const struct view *v)
+static void put_field(struct access_format *f, struct text *t, const struct access_field *fd, const struct view *v)
 {
-	const bool null = f->kind == ACCESS_ENVOY;
 	const bool flip = v->w.dir == ACCESS_INBOUND; /* the peer agent is downstream */
-	const char *k = fd->name;
-	char num[32];
+	const bool uf = fd->what >= W_TERMINATION && flag_has(v, "UF");
 
 	switch ((enum access_what)fd->what) {
-	case W_STR: put_str(j, k, v->s[fd->str], v->n[fd->str], null); break;
-	case W_TIME: put_time(f, j, k, v->w.start_us + v->w.duration_us, false); break;
-	case W_START: put_time(f, j, k, v->w.start_us, true); break;
-	case W_LEVEL: json_str(j, k, v->w.ok ? "info" : is_denied(v) ? "warn" : "error"); break;
-	case W_SCOPE: json_str(j, k, "access"); break;
-	case W_MESSAGE: json_str(j, k, v->w.ok ? "connection complete" : "connection failed"); break;
+	case W_STR: put_str(t, fd, v->s[fd->str], v->n[fd->str], f->kind == ACCESS_ENVOY); break;
+	case W_TIME: put_time(f, t, fd, v->w.start_us + v->w.duration_us, 6); break;
+	case W_START: put_time(f, t, fd, v->w.start_us, 3); break;
+	case W_LEVEL: put_word(t, fd, v->w.ok ? "info" : is_denied(v) ? "warn" : "error"); break;
+	case W_SCOPE: put_word(t, fd, "access"); break;
+	case W_MESSAGE: put_word(t, fd, v->w.ok ? "connection complete" : "connection failed"); break;
 	case W_NODE:
 		if (f->node_id)
-			json_str(j, k, f->node_id);
+			put_strn(t, fd, f->node_id, strlen(f->node_id));
 		break;
-	case W_CONN: json_u64(j, k, v->w.conn_id); break;
-	case W_DIRECTION: json_str(j, k, dir_str(v->w.dir)); break;
-	case W_TLS: json_bool(j, k, v->w.tls); break;
-	case W_TUNNEL: put_number(j, k, v->w.tunnel_id); break;
-	case W_STREAM: put_number(j, k, v->w.stream_id); break;
-	case W_STATUS: put_number(j, k, v->w.status); break;
-	case W_STATUS_OR_0: json_u64(j, k, v->w.status); break;
-	case W_SENT: json_u64(j, k, v->w.bytes_sent); break;
-	case W_RECV: json_u64(j, k, v->w.bytes_recv); break;
-	case W_TO_PEER: json_u64(j, k, flip ? v->w.bytes_recv : v->w.bytes_sent); break;
-	case W_FROM_PEER: json_u64(j, k, flip ? v->w.bytes_sent : v->w.bytes_recv); break;
-	case W_DURATION_US: json_u64(j, k, v->w.duration_us); break;
-	case W_DURATION_MS: json_u64(j, k, v->w.duration_us / 1000); break;
+	case W_CONN: put_u64(t, fd, v->w.conn_id); break;
+	case W_DIRECTION: put_word(t, fd, dir_str(v->w.dir)); break;
+	case W_TLS: put_literal(t, fd, v->w.tls ? "true" : "false"); break;
+	case W_TUNNEL: put_number(t, fd, v->w.tunnel_id); break;
+	case W_STREAM: put_number(t, fd, v->w.stream_id); break;
+	case W_STATUS: put_number(t, fd, v->w.status); break;
+	case W_STATUS_OR_0: put_u64(t, fd, v->w.status); break;
+	case W_SENT: put_u64(t, fd, v->w.bytes_sent); break;
+	case W_RECV: put_u64(t, fd, v->w.bytes_recv); break;
+	case W_TO_PEER: put_u64(t, fd, flip ? v->w.bytes_recv : v->w.bytes_sent); break;
+	case W_FROM_PEER: put_u64(t, fd, flip ? v->w.bytes_sent : v->w.bytes_recv); break;
+	case W_DURATION_US: put_u64(t, fd, v->w.duration_us); break;
+	case W_DURATION_MS: put_u64(t, fd, v->w.duration_us / 1000); break;
 	case W_DURATION_TEXT:
-		snprintf(num, sizeof(num), "%llums", (unsigned long long)(v->w.duration_us / 1000));
-		json_str(j, k, num);
+		key(t, fd);
+		text_addn(t, "\"", 1);
+		add_u64(t, v->w.duration_us / 1000);
+		text_addn(t, "ms\"", 3);
 		break;
-	case W_OPEN_US: put_number(j, k, v->w.open_us); break;
-	case W_QUEUE_US: json_u64(j, k, v->w.queue_us); break;
+	case W_OPEN_US: put_number(t, fd, v->w.open_us); break;
+	case W_QUEUE_US: put_u64(t, fd, v->w.queue_us); break;
 	case W_MISMATCH:
 		if (v->w.mismatch)
-			json_bool(j, k, true);
+			put_literal(t, fd, "true");
 		break;
-	case W_METHOD: json_str(j, k, v->s[AS_hbone_addr] ? "CONNECT" : NULL); break;
-	case W_PROTOCOL:
-		json_str(j, k, v->w.dir == ACCESS_INBOUND || v->w.dir == ACCESS_FORWARD ? "HTTP/2" : NULL);
-		break;
-	case W_DETAILS: put_details(j, k, v); break;
-	case W_TERMINATION: put_str(j, k, flag_has(v, "UF") ? NULL : v->s[AS_error], v->n[AS_error], true); break;
-	case W_TRANSPORT_FAILURE: put_str(j, k, flag_has(v, "UF") ? v->s[AS_error] : NULL, v->n[AS_error], true); break;
-	case W_NULL: json_str(j, k, NULL); break;
+	case W_METHOD: put_word_or_null(t, fd, v->s[AS_hbone_addr] ? "CONNECT" : NULL); break;
+	case W_PROTOCOL: put_word_or_null(t, fd, flip || v->w.dir == ACCESS_FORWARD ? "HTTP/2" : NULL); break;
+	case W_DETAILS: put_details(t, fd, v); break;
+	case W_TERMINATION: put_str(t, fd, uf ? NULL : v->s[AS_error], v->n[AS_error], true); break;
+	case W_TRANSPORT_FAILURE: put_str(t, fd, uf ? v->s[AS_error] : NULL, v->n[AS_error], true); break;
+	case W_NULL: put_literal(t, fd, "null"); break;
 	}
 }
 
 void access_format_line(struct access_format *f, const void *rec, struct text *out)
 {
 	struct view v;
-	struct json j;
 
 	view_open(&v, f, rec);
-	json_init(&j, out, false);
-	json_open(&j, NULL, '{');
+	text_addn(out, "{", 1);
 	for (uint32_t i = 0; i < f->n_fields; i++)
-		put_field(f, &j, f->fields[i], &v);
-	json_close(&j, '}');
-	text_add(out, "\n");
+		put_field(f, out, f->fields[i], &v);
+	text_addn(out, "}\n", 2);
 }

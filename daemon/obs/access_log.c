@@ -1,6 +1,6 @@
 /*
  * Access log, the log thread. Workers never wake it: it looks into their rings by itself, asleep in between, so that a
- * connection's end costs a worker no system call. The time between two looks is 100 ms; while rings fill faster than a quarter
+ * connection's end costs a worker no system call. The time between two looks is 50 ms; while rings fill faster than a quarter
  * per look it is halved (down to 1 ms), and doubled again when they run nearly empty.
  *
  * Lines gather in one 64 KiB block that goes out with one write(2) (O_APPEND: several writers may share a file, rotation by
@@ -21,7 +21,7 @@
 #include <string.h>
 #include <time.h>
 
-#define WAIT_MAX_MS  100u
+#define WAIT_MAX_MS  50u
 #define WAIT_MIN_MS  1u
 #define TURN_RECORDS 1024u /* per ring and look, so that one busy worker does not hide the others */
 #define STUCK_MS     1000  /* how long a slow reader is waited for */

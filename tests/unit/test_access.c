@@ -8,6 +8,7 @@
 #include <stddef.h>
 #include <cmocka.h>
 #include <sys/resource.h>
+#include <stdio.h>
 #include <sys/stat.h>
 
 static const struct cfg_node node = {

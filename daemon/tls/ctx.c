@@ -333,6 +333,7 @@ int tls_explain(struct WOLFSSL *ssl, int ret, struct err *reterr)
 	case VERSION_ERROR:
 	case UNKNOWN_RECORD_TYPE:
 		return err_set(reterr, -EPROTO, "peer does not speak TLS 1.3 here: is the port right?");
+	case SOCKET_ERROR_E: /* what wolfSSL says for FIN and RST alike, since its callbacks report them */
 	case SOCKET_PEER_CLOSED_E:
 		return err_set(reterr, -ECONNRESET, "peer closed the connection during the handshake");
 	}

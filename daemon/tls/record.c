@@ -271,8 +271,10 @@ static int key_update(struct rec *r, const uint8_t *p, size_t n, struct err *ret
 	if (s < 0 || dir_update(r->keys, &r->keys->tx) < 0)
 		return err_set(reterr, -EPROTO, "KeyUpdate could not be answered");
 	if (r->pend.len) {
+		if (buf_append(&r->pend, out, (size_t)s) < 0)
+			return -ENOMEM;
 		stats_gauge(&r->loop->stats, SG_BUFFERED, s);
-		return buf_append(&r->pend, out, (size_t)s);
+		return 0;
 	}
 	return send_some(r, out, (size_t)s);
 }
@@ -323,7 +325,9 @@ static int records(struct rec *r, uint8_t *p, size_t n, size_t *ret_used, rec_si
 		size_t body = ((size_t)p[off + 3] << 8) | p[off + 4];
 
 		if (p[off] != TYPE_DATA || p[off + 1] != 3 || body < TAG + 1 || body > RECORD_MAX) {
-			if (p[off] == 20 && body == 1 && n - off >= HDR + 1) { /* a late ChangeCipherSpec: RFC 8446 appendix D.4 */
+			if (p[off] == 20 && body == 1) { /* a late ChangeCipherSpec: RFC 8446 appendix D.4 */
+				if (n - off < HDR + 1)
+					break;
 				off += HDR + 1;
 				continue;
 			}

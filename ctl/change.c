@@ -159,7 +159,7 @@ int cmd_version(struct ctl *c)
 	} else {
 		text_addf(&out, "aditctl %s\n", ADIT_VERSION);
 		if (o)
-			text_addf(&out, "aditd   %s, %s\n", js_str(o, "version"), js_str(o, "wolfssl"));
+			text_addf(&out, "aditd   %s, wolfSSL %s\n", js_str(o, "version"), js_str(o, "wolfssl"));
 		else
 			text_add(&out, "aditd   not reachable\n");
 	}

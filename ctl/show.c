@@ -50,7 +50,7 @@ int cmd_status(struct ctl *c)
 	if (r != CTL_OK || !o)
 		return r;
 	text_addf(&out, "node         %s\n", js_str(o, "node"));
-	text_addf(&out, "version      %s, %s\n", js_str(o, "version"), js_str(o, "wolfssl"));
+	text_addf(&out, "version      %s, wolfSSL %s\n", js_str(o, "version"), js_str(o, "wolfssl"));
 	text_addf(&out, "state        %s, up %s, pid %" PRIu64 ", %" PRIu64 " workers\n",
 		  js_bool(o, "draining") ? "draining"
 		  : js_bool(o, "ready")	 ? "ready"

@@ -104,7 +104,7 @@ void inspect_status(struct daemon *d, struct status_row *ret)
 				   .draining = d->draining,
 				   .node = "node-a",
 				   .version = "0.1.0",
-				   .wolfssl = "wolfSSL 5.5.4, tuned",
+				   .wolfssl = "5.5.4 tuned",
 				   .connections = 2,
 				   .tunnels_in = 1,
 				   .tunnels_out = 4,

@@ -63,7 +63,7 @@ static void status_is_read_at_a_glance(void **state)
 	(void)state;
 	assert_int_equal(ctl("status"), CTL_OK);
 	assert_string_equal(out, "node         node-a\n"
-				 "version      0.1.0, wolfSSL 5.5.4, tuned\n"
+				 "version      0.1.0, wolfSSL 5.5.4 tuned\n"
 				 "state        ready, up 3d04h, pid 812, 8 workers\n"
 				 "config       3 listeners, 4 clusters\n"
 				 "connections  2\n"

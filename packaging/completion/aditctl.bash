@@ -1,0 +1,62 @@
+# Bash completion for aditctl(1).
+
+_aditctl_names()	# JSON-KEY COMMAND...: values of a member, as the running daemon knows them; nothing without one
+{
+	local key=$1
+	shift
+	aditctl "${socket[@]}" -o json "$@" 2>/dev/null | sed -n "s/^ *\"$key\": \"\{0,1\}\([^\",]*\)\"\{0,1\},\{0,1\}\$/\1/p"
+}
+
+_aditctl()
+{
+	local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]}
+	local commands='status listener chain cluster tunnel conn stats log-level config drain metrics version help'
+	local options='--socket --output --help' command='' sub='' i
+	local -a socket=()
+
+	COMPREPLY=()
+	for ((i = 1; i < COMP_CWORD; i++)); do
+		case ${COMP_WORDS[i]} in
+		-s|--socket) socket=(-s "${COMP_WORDS[++i]}") ;;
+		-o|--output|-n|--limit|-l|--listener|-p|--peer|--within) i=$((i + 1)) ;;
+		-*) ;;
+		*) if [ -z "$command" ]; then command=${COMP_WORDS[i]}; elif [ -z "$sub" ]; then sub=${COMP_WORDS[i]}; fi ;;
+		esac
+	done
+	case $prev in
+	-s|--socket) compopt -o default; return ;;
+	-o|--output) COMPREPLY=($(compgen -W 'table wide json' -- "$cur")); return ;;
+	-l|--listener) COMPREPLY=($(compgen -W "$(_aditctl_names name listener)" -- "$cur")); return ;;
+	-n|--limit|-p|--peer|--within) return ;;
+	esac
+	case $command in
+	status|listener|cluster|stats) options+=' --watch' ;;
+	tunnel) options+=' --watch --limit --peer' ;;
+	conn) options+=' --watch --limit --listener --peer' ;;
+	drain) options+=' --within' ;;
+	esac
+	if [[ $cur == -* ]]; then
+		COMPREPLY=($(compgen -W "$options" -- "$cur"))
+		return
+	fi
+	case $command/$sub in
+	/) COMPREPLY=($(compgen -W "$commands" -- "$cur")) ;;
+	help/) COMPREPLY=($(compgen -W "$commands" -- "$cur")) ;;
+	conn/) COMPREPLY=($(compgen -W 'list show kill' -- "$cur")) ;;
+	conn/show|conn/kill) COMPREPLY=($(compgen -W "$(_aditctl_names id conn list)" -- "$cur")) ;;
+	config/) COMPREPLY=($(compgen -W 'check' -- "$cur")) ;;
+	config/check) compopt -o default ;;
+	log-level/*)
+		# "=" may be a word break: complete the level behind it as well as the area before it
+		if [[ $cur == *=* ]]; then
+			COMPREPLY=($(compgen -P "${cur%%=*}=" -W 'error warn info debug' -- "${cur#*=}"))
+		elif [[ $prev == = || $cur == = ]]; then
+			COMPREPLY=($(compgen -W 'error warn info debug' -- "${cur#=}"))
+		else
+			COMPREPLY=($(compgen -S = -W 'all main config admin chain tunnel tls net' -- "$cur"))
+			compopt -o nospace
+		fi ;;
+	esac
+}
+
+complete -F _aditctl aditctl

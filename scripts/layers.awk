@@ -46,8 +46,8 @@ FNR == 1 {
 		next
 
 	if (top == "ctl") {
-		if (folder != "base" && folder != "model" && folder != "ctl")
-			bad("include \"" what "\": ctl/ may include base/, model/ and adit/ only")
+		if (folder != "base" && folder != "model" && folder != "config" && folder != "ctl")
+			bad("include \"" what "\": ctl/ may include base/, model/, config/ and adit/ only")
 	} else if (top == "include") {
 		bad("include \"" what "\": include/adit/ may include adit/ only")
 	} else if (top == "bpf") {

@@ -70,7 +70,7 @@ struct worker {
 	bool draining;
 	struct timer drain;
 	uint64_t drain_end_ms;
-};
+} __attribute__((aligned(64))); /* no cache line is shared by two workers */
 
 int worker_init(struct worker *w, struct daemon *d, uint32_t index);
 int worker_start(struct worker *w);

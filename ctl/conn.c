@@ -13,7 +13,7 @@ static const struct table_col cols[] = {
 	{.head = "SRC"},
 	{.head = "DST"},
 	{.head = "LEGS"},
-	{.head = "PEER", .shrink = true},
+	{.head = "PEER", .shrink = true, .tail = true},
 	{.head = "METADATA", .shrink = true},
 	{.head = "SENT", .right = true},
 	{.head = "RECV", .right = true},

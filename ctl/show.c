@@ -205,7 +205,7 @@ static const struct table_col tunnel_cols[] = {
 	{.head = "DIR"},
 	{.head = "STATE"},
 	{.head = "PEER"},
-	{.head = "IDENTITY", .shrink = true},
+	{.head = "IDENTITY", .shrink = true, .tail = true},
 	{.head = "STREAMS", .right = true},
 	{.head = "TOTAL", .right = true},
 	{.head = "RX", .right = true},

@@ -152,11 +152,15 @@ static size_t bytes_of(const char *s, uint32_t n)
 	return i;
 }
 
-static void print_cell(struct text *out, const char *s, uint32_t w, bool right, bool last)
+static void print_cell(struct text *out, const char *s, uint32_t w, const struct table_col *col, bool last)
 {
 	const uint32_t n = width_of(s);
+	const bool right = col->right;
 
-	if (n > w) {
+	if (n > w && col->tail) {
+		text_add(out, "...");
+		text_add(out, s + bytes_of(s, n - (w - 3)));
+	} else if (n > w) {
 		text_addn(out, s, bytes_of(s, w - 3));
 		text_add(out, "...");
 	} else {
@@ -194,13 +198,13 @@ void table_print(const struct table *t, struct text *out, uint32_t width, bool w
 	last = last_shown(t, w);
 	for (uint32_t c = 0; c < t->n_cols; c++)
 		if (w[c])
-			print_cell(out, t->cols[c].head, w[c], t->cols[c].right, c == last);
+			print_cell(out, t->cols[c].head, w[c], &t->cols[c], c == last);
 	text_add(out, "\n");
 	for (uint32_t i = 0; i < t->n_cells; i++) {
 		const uint32_t c = i % t->n_cols;
 
 		if (w[c])
-			print_cell(out, t->cell[i], w[c], t->cols[c].right, c == last);
+			print_cell(out, t->cell[i], w[c], &t->cols[c], c == last);
 		if (c + 1 == t->n_cols)
 			text_add(out, "\n");
 	}

@@ -10,6 +10,7 @@ struct table_col {
 	bool right;  /* aligned: numbers */
 	bool wide;   /* only with -o wide */
 	bool shrink; /* may be cut (with "...") to make the table fit the terminal */
+	bool tail;   /* when cut, the end stays: ids differ there */
 };
 
 struct table {

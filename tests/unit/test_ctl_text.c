@@ -127,6 +127,23 @@ static void the_longest_gives_first(void **state)
 	text_finish(&drawn);
 }
 
+static void ids_keep_their_end(void **state)
+{
+	static const struct table_col ids[] = {{.head = "ID", .shrink = true, .tail = true}, {.head = "N"}};
+	struct table t;
+
+	(void)state;
+	table_init(&t, ids, 2);
+	table_add(&t, "cluster.local/ns/shop/sa/w\xc3\xa9"
+		      "b");
+	table_add(&t, "1");
+	table_print(&t, &drawn, 15, false);
+	assert_string_equal(drawn.s, "ID            N\n...op/sa/w\xc3\xa9"
+				     "b  1\n");
+	table_finish(&t);
+	text_finish(&drawn);
+}
+
 static void peers_text_is_shown_safely(void **state)
 {
 	static const char *const evil[][4] = {{"1", "a\x1b[2Jb\n", "0", "\xc3\xa9\xff\xc2\x9b!"}};
@@ -250,6 +267,7 @@ int main(void)
 		cmocka_unit_test(times_are_read_with_their_unit),
 		cmocka_unit_test(columns_align),
 		cmocka_unit_test(the_longest_gives_first),
+		cmocka_unit_test(ids_keep_their_end),
 		cmocka_unit_test(peers_text_is_shown_safely),
 		cmocka_unit_test(widths_are_characters),
 		cmocka_unit_test(answers_are_read),

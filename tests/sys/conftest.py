@@ -82,7 +82,7 @@ def other_domain(tmp_path_factory, certs):
 class World:
     def __init__(self, directory, certs):
         self.dir, self.certs = directory, certs
-        self.agents, self.backends, self.nodes, self.socks = [], [], [], []
+        self.agents, self.backends, self.nodes, self.socks, self.links = [], [], [], [], []
 
     # -- making things
 
@@ -162,6 +162,8 @@ class World:
         for b in self.backends:
             b.close()
         wrong = [x for a in self.agents[::-1] for x in a.finish()]
+        for x in self.links:
+            x.close()
         for n in self.nodes:
             n.close()
         return wrong

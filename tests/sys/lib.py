@@ -342,9 +342,11 @@ class Backend:
         with contextlib.suppress(OSError):
             self.sock.shutdown(socket.SHUT_RDWR)
         self.sock.close()
-        for c in self.conns:
+        for c in self.conns:  # wakes the handlers; unread bytes must not hold up an agent that drains
             with contextlib.suppress(OSError):
+                c.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                 c.sock.shutdown(socket.SHUT_RDWR)
+                c.sock.close()
 
 
 def serve_echo(c):

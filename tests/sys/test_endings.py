@@ -1,4 +1,7 @@
 """How connections end: every row of the table of endings, from both ends, over one tunnel and over two."""
+import os
+import signal
+import socket
 import threading
 import time
 
@@ -372,6 +375,52 @@ def test_tunnel_is_lost(w, node, how):
     lib.is_reset(back, lib.TIMEOUT)
     a.until("connections", 0)
     a.until("tunnels_in", 0)
+
+
+@pytest.mark.rows("7")
+@pytest.mark.parametrize("leg", ["application", "backend", "accepted tunnel", "dialled tunnel"])
+def test_data_and_end_come_together(w, node, leg):
+    """the last bytes and the FIN are there before the agent looks once: both are seen"""
+    if leg in ("application", "backend"):
+        sock = w.keep(node.listen())
+        client, server = w.pair(node.at(sock.getsockname()[1]), tls=False)
+        app = w.app(client.listen)
+        sock.settimeout(lib.TIMEOUT)
+        back = w.keep(sock.accept()[0])
+        back.settimeout(lib.TIMEOUT)
+        lib.wait_for(lambda: [r["state"] for r in client.rows("conn")] == ["open"], "it is open")
+        agent, src, dst = (client, app, back) if leg == "application" else (server, back, app)
+        os.kill(agent.pid, signal.SIGSTOP)
+        src.sendall(b"last words")
+        lib.fin(src)
+        time.sleep(0.2)
+        os.kill(agent.pid, signal.SIGCONT)
+        assert lib.recv_all(dst) == (b"last words", "fin")
+        return
+    if leg == "accepted tunnel":
+        sock = w.keep(node.listen())
+        agent = server_agent(w, node, "app", False, [lib.cluster("app", node.at(sock.getsockname()[1]))])
+        h = w.h2_client(node, agent.tunnel, None)
+        sid = h.connect("a:1")
+        sock.settimeout(lib.TIMEOUT)
+        other = w.keep(sock.accept()[0])
+        assert h.status(sid) == 200
+    else:
+        far_end = w.h2_server(node, tls=None)
+        agent = client_agent(w, node, far_end, False)
+        other = w.app(agent.listen)
+        h = far_end.accept()
+        sid, = h.requests(1)
+        h.accept(sid)
+    h.drain(0.2)
+    os.kill(agent.pid, signal.SIGSTOP)
+    h.data(sid, b"part")
+    h.sock.shutdown(socket.SHUT_WR)
+    time.sleep(0.2)
+    os.kill(agent.pid, signal.SIGCONT)
+    other.settimeout(5 * lib.SLOW)
+    assert lib.recv_all(other) in ((b"part", "rst"), (b"", "rst"))
+    agent.until("connections", 0)
 
 
 @pytest.mark.rows("7")

@@ -1,4 +1,5 @@
 """Bytes: all of them, in order, at any size of write; and what happens when somebody does not read."""
+import contextlib
 import hashlib
 import random
 import socket
@@ -193,7 +194,7 @@ def test_one_budget_for_all(w, node):
             c.sock.sendall(kind)
             lib.serve_echo(c)
     back = w.backend(node, handler)
-    budget = {"limits": {"memory": "8MiB"}}
+    budget = {"limits": {"memory": "8MiB", "connection_window": "4MiB"}}
     client, server = w.pair(back, client=budget, server=budget)
     good = w.app(client.listen)
     lib.echo(good, b"e")
@@ -215,7 +216,7 @@ def test_one_budget_for_all(w, node):
     held = client.stat("buffered_bytes"), server.stat("buffered_bytes")
     grown = client.rss() - rss[0], server.rss() - rss[1]
     print("sent", sent, "held", held, "RSS grew by", grown)
-    assert max(held) <= 10 * MIB
+    assert max(held) <= 13 * MIB, "the budget and one connection window"
     if not lib.SAN:
         assert max(grown) < 40 * MIB
     t = time.monotonic()
@@ -245,8 +246,9 @@ def test_small_answers_beside_bulk(w, node):
     def drink(i):
         s = w.app(client.listen)
         s.sendall(b"b")
-        while not stop.is_set():
-            moved[i] += len(s.recv(1 << 20))
+        with contextlib.suppress(OSError):
+            while not stop.is_set():
+                moved[i] += len(s.recv(1 << 20))
     threads = [threading.Thread(target=drink, args=(i,), daemon=True) for i in range(10)]
     for t in threads:
         t.start()

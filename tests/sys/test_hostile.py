@@ -173,7 +173,7 @@ def test_malformed_requests_for_ever(w, node):
     for i in range(1, 40001, 2000):
         t.flood(b"".join(frame(HEADERS, END_HEADERS | END_STREAM, i + 2 * k, bad) for k in range(1000)), 1)
     alive = t.bad.drain(0.5)
-    t.verdict(ENHANCE_YOUR_CALM, counter="bad_requests", closed=not alive)
+    t.verdict((ENHANCE_YOUR_CALM, PROTOCOL_ERROR), counter="bad_requests", closed=not alive)
 
 
 @pytest.mark.rows("B06", "C1.6")
@@ -260,9 +260,10 @@ def test_window_overflow(w, node):
 @pytest.mark.rows("C1.6")
 def test_more_data_than_the_window(w, node):
     def handler(c):
-        if c.read(1) == b"x":
+        first = c.read(1)
+        if first == b"x":
             lib.serve_hold(c)
-        c.sock.sendall(b"g")
+        c.sock.sendall(first)
         lib.serve_echo(c)
     t = Target(w, node, handler)
     sid = t.bad.opened("a:1")
@@ -506,6 +507,9 @@ def test_hostile_server(w, node, kind):
     app = w.app(a.listen)
     h = far.accept()
     h.requests(1)
+    h.accept(1)
+    app.sendall(b"x")
+    h.body(1, 1)
     act, codes = SERVER_WRONG[kind]
     try:
         act(h)
@@ -529,6 +533,31 @@ def test_hostile_server(w, node, kind):
     a.until("connections", 1)
 
 
+@pytest.mark.rows("B21", "C1.6")
+def test_server_that_breaks_every_tunnel(w, node):
+    """connections that were not answered yet may be tried again, but not for ever and not in a busy loop"""
+    far = w.h2_server(node, tls=None)
+    a = client_agent(w, node, far, False)
+    app = w.app(a.listen)
+    dials = []
+
+    def serve():
+        try:
+            while True:
+                h = far.accept(timeout=8 * lib.SLOW)
+                dials.append(h)
+                h.requests(1)
+                h.raw(b"\xff\xff\xff\0\0\0\0\0\1")
+                h.drain(0.2)
+                h.close()
+        except (OSError, h2raw.Closed):
+            pass
+    threading.Thread(target=serve, daemon=True).start()
+    lib.is_reset(app, 20 * lib.SLOW)
+    assert 1 <= len(dials) < 50
+    a.until("connections", 0)
+
+
 STREAM_WRONG = {
     "data before headers": lambda h, sid: h.send(DATA, 0, sid, b"early"),
     "no status": lambda h, sid: h.headers(sid, [("x", "y")]),
@@ -547,7 +576,7 @@ STREAM_WRONG = {
 def test_wrong_answer_on_one_stream(w, node, kind):
     """that application is told; a second stream of the tunnel goes on, in it or in a new tunnel"""
     far = w.h2_server(node, tls=None)
-    a = client_agent(w, node, far, False)
+    a = client_agent(w, node, far, False, cluster={"pool": {"queue_timeout": "700ms"}})
     good = w.app(a.listen)
     h = far.accept()
     h.requests(1)

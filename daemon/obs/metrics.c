@@ -319,6 +319,15 @@ static void group_add(struct group *g, const struct series *s)
 						  memory_order_relaxed);
 }
 
+/* The overflow series is there from the start; it is told of when it counts something. */
+static bool group_counts(const struct group *g)
+{
+	for (uint32_t i = 0; i < SERIES_COUNTERS; i++)
+		if (g->sum[i])
+			return true;
+	return false;
+}
+
 void metrics_series(struct text *t, const struct series **list, size_t n)
 {
 	AUTO_FREE struct group *groups = calloc(n + 1, sizeof(*groups));
@@ -341,6 +350,8 @@ void metrics_series(struct text *t, const struct series **list, size_t n)
 	for (uint32_t k = 0; k < SERIES_COUNTERS && text_ok(t); k++) {
 		metrics_family(t, series_counters[k].name, METRICS_COUNTER, series_counters[k].help);
 		for (size_t i = 0; i < n_groups; i++) {
+			if (!group_counts(&groups[i]))
+				continue;
 			text_add(t, series_counters[k].name);
 			text_addn(t, labels.s + groups[i].label_at, groups[i].label_len);
 			text_addf(t, "%" PRIu64 "\n", groups[i].sum[k]);

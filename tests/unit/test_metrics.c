@@ -95,6 +95,20 @@ static void the_same_pair_on_two_workers_is_one_sample(void **state)
 	text_finish(&t);
 }
 
+static void series_that_count_nothing_are_left_out(void **state)
+{
+	struct series a = {.failed = 1}, b = {0};
+	const struct series *list[] = {&a, &b};
+	struct text t = {0};
+
+	(void)state;
+	b.v[SL_REPORTER] = "other";
+	metrics_series(&t, list, 2);
+	assert_int_equal(prom_check(&t), 5);
+	assert_null(strstr(t.s, "other"));
+	text_finish(&t);
+}
+
 static void no_series_is_still_valid(void **state)
 {
 	struct text t = {0};
@@ -137,6 +151,7 @@ int main(void)
 		cmocka_unit_test(histogram_is_cumulative_and_ends_with_inf),
 		cmocka_unit_test(empty_histogram_is_all_zero),
 		cmocka_unit_test(the_same_pair_on_two_workers_is_one_sample),
+		cmocka_unit_test(series_that_count_nothing_are_left_out),
 		cmocka_unit_test(no_series_is_still_valid),
 		cmocka_unit_test(label_values_are_escaped),
 		cmocka_unit_test(names_are_found),

@@ -240,7 +240,7 @@ install: all man
 	$(foreach m,$(man_page),$(INSTALL) -D -m 644 $(m) $(DESTDIR)$(mandir)/man$(patsubst .%,%,$(suffix $(m)))/$(notdir $(m)) && ) true
 	$(foreach u,$(wildcard packaging/*.service packaging/*.socket),sed 's|@sbindir@|$(sbindir)|g; s|@bindir@|$(bindir)|g' $(u) | \
 		$(INSTALL) -D -m 644 /dev/stdin $(DESTDIR)$(unitdir)/$(notdir $(u)) && ) true
-	$(foreach c,$(wildcard ctl/completion/aditctl.bash),$(INSTALL) -D -m 644 $(c) $(DESTDIR)$(bashcompdir)/aditctl && ) true
+	$(foreach c,$(wildcard packaging/completion/aditctl.bash),$(INSTALL) -D -m 644 $(c) $(DESTDIR)$(bashcompdir)/aditctl && ) true
 
 clean:
 	rm -rf build

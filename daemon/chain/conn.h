@@ -95,6 +95,7 @@ struct conn {
 	struct buf early_data;	 /* copy of what was sent before the answer, for another try */
 	struct series *series;
 	uint64_t bytes[2];	 /* read from leg 0 and written on; from leg 1 */
+	uint64_t told[2];	 /* of them, how many the metrics have */
 	uint64_t start_us, open_us, queue_us;
 	uint64_t last_ms;	 /* of the last byte */
 	uint64_t id;
@@ -148,4 +149,6 @@ bool conn_set_state(struct conn *c, enum conn_state to);
 
 /* ---- report.c ---- */
 void report_open(struct conn *c);
+/** report_bytes() - what has moved since the last call goes to the metrics; a few additions, called per write */
+void report_bytes(struct conn *c);
 void report_end(struct conn *c);

@@ -5,6 +5,7 @@
 #include "chain/inspect.h"
 #include "base/clean.h"
 #include "chain/daemon.h"
+#include "obs/access_format.h"
 #include <stdio.h>
 #include <string.h>
 #include <time.h>
@@ -400,7 +401,7 @@ const struct series *inspect_series(struct daemon *d, uint32_t *iw, uint32_t *is
 
 uint64_t inspect_access_dropped(struct daemon *d)
 {
-	uint64_t n = 0;
+	uint64_t n = access_log_lost(d->access_log);
 
 	for (uint32_t w = 0; w < d->n_workers; w++)
 		n += get(&d->workers[w].access.ring.dropped);

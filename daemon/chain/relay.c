@@ -43,6 +43,7 @@ static void moved(struct conn *c, int from, size_t n)
 {
 	c->bytes[from] += n;
 	c->last_ms = c->w->loop.now_ms;
+	report_bytes(c);
 }
 
 static void queued(struct conn *c, int64_t n)

@@ -60,18 +60,33 @@ void report_open(struct conn *c)
 	stats_bump(&c->series->opened, 1);
 }
 
+void report_bytes(struct conn *c)
+{
+	uint64_t in = c->bytes[SRC] - c->told[SRC], out = c->bytes[DST] - c->told[DST];
+
+	if (!c->series)
+		return;
+	c->told[SRC] = c->bytes[SRC];
+	c->told[DST] = c->bytes[DST];
+	stats_bump(&c->series->received_bytes, in);
+	stats_bump(&c->series->sent_bytes, out);
+	for (uint32_t i = 0; i < c->stages.n; i++) {
+		struct listener *s = &c->w->listeners[c->stages.id[i]];
+
+		stats_bump(&s->bytes_in, in);
+		stats_bump(&s->bytes_out, out);
+	}
+}
+
 static void series_end(struct conn *c)
 {
-	struct series *s = c->series;
-
-	if (s)
-		stats_bump(&s->closed, 1);
+	if (c->series)
+		stats_bump(&c->series->closed, 1);
 	else
-		s = series_of(c, ending_flags(c->ending));
+		c->series = series_of(c, ending_flags(c->ending));
 	if (!c->open_us)
-		stats_bump(&s->failed, 1);
-	stats_bump(&s->received_bytes, c->bytes[SRC]);
-	stats_bump(&s->sent_bytes, c->bytes[DST]);
+		stats_bump(&c->series->failed, 1);
+	report_bytes(c);
 }
 
 static void listeners_end(struct conn *c)
@@ -83,8 +98,6 @@ static void listeners_end(struct conn *c)
 			stats_bump(&s->active, (uint64_t)-1);
 		if (!c->open_us)
 			stats_bump(&s->failed, 1);
-		stats_bump(&s->bytes_in, c->bytes[SRC]);
-		stats_bump(&s->bytes_out, c->bytes[DST]);
 	}
 }
 

@@ -216,7 +216,7 @@ static const struct table admin_table = {.fields = admin_fields};
 
 /* ---- log, access_log ---- */
 
-static const char *const log_levels_known[] = {"err", "warn", "info", "debug", NULL};
+static const char *const log_levels_known[] = {"error", "warn", "info", "debug", NULL};
 static const char *const log_formats[] = {"text", "json", "journal", NULL};
 static const char *const access_formats[] = {"native", "ztunnel", "envoy", NULL};
 static const char *const movers[] = {"auto", "relay", NULL};

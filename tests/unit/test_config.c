@@ -213,7 +213,7 @@ static void flat_sections_take_every_key(void **state)
 	config_free(c);
 
 	c = good(
-		"workers: auto\nadmin: { socket: '', metrics: \"\" }\naccess_log: {}\nlog: {level: err, format: json}");
+		"workers: auto\nadmin: { socket: '', metrics: \"\" }\naccess_log: {}\nlog: {level: error, format: json}");
 	assert_null(c->admin_socket);
 	assert_int_equal(c->metrics.family, AF_UNSPEC);
 	assert_true(c->access_log.enabled);

@@ -373,7 +373,7 @@ ssize_t rec_read(struct rec *r, rec_sink sink, void *arg, struct err *reterr)
 	}
 	if (n == 0)
 		return r->engine == REC_PLAIN ? 0 : err_set(reterr, -ECONNABORTED, "connection ended without close_notify");
-	if ((size_t)n < room)
+	if ((size_t)n < room && !r->hup)
 		r->readable = false; /* an edge follows when more comes */
 	r->rx_bytes += (uint64_t)n;
 	stats_add(&r->loop->stats, ST_TUNNEL_RX_BYTES, (uint64_t)n);

@@ -25,6 +25,7 @@ struct rec {
 	enum rec_engine engine;
 	bool server;
 	bool readable, writable; /* as epoll's edges say */
+	bool hup;		 /* FIN or error waits behind the bytes: read until it shows */
 	bool ended;		 /* close_notify or FIN was read */
 	struct WOLFSSL *ssl;	 /* during the handshake */
 	struct tls_ctx *tls;

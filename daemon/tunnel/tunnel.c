@@ -502,6 +502,8 @@ void tunnel_event(struct tunnels *ts, union ev_ref ref, uint32_t events)
 	}
 	if (events & (EPOLLOUT | EPOLLERR | EPOLLHUP))
 		t->rec.writable = true;
+	if (events & (EPOLLRDHUP | EPOLLERR | EPOLLHUP))
+		t->rec.hup = true;
 	if (events & (EPOLLIN | EPOLLRDHUP | EPOLLERR | EPOLLHUP)) {
 		t->rec.readable = true;
 		/* once settled, read right here: what the data wakes is flushed in the same turn */

@@ -463,7 +463,7 @@ static void bombs_and_floods_are_refused(void **state)
 	too_much("log: {level: ", "x", 1000, "}",
 		 "t.yaml:1:14: log.level: "
 		 "'xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx...': want "
-		 "err, warn, info or debug");
+		 "error, warn, info or debug");
 
 	s = repeat("", "#", (4 << 20) + 1, "");
 	assert_int_equal(config_parse("t.yaml", s, strlen(s), &c, &e), -EFBIG);

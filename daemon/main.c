@@ -6,6 +6,7 @@
 #include "base/log.h"
 #include "chain/daemon.h"
 #include "config/config.h"
+#include "net/sock.h"
 #include <getopt.h>
 #include <signal.h>
 #include <stdio.h>
@@ -135,6 +136,7 @@ static void raise_descriptors(const struct config *cfg)
 	if (getrlimit(RLIMIT_NOFILE, &r))
 		return;
 	r.rlim_cur = r.rlim_max;
+	sock_reserve(r.rlim_cur);
 	if (setrlimit(RLIMIT_NOFILE, &r) == 0 && r.rlim_cur / 2 < cfg->limits.max_connections)
 		log_info(LA_MAIN, "descriptor limit %llu carries about %llu connections; limits.max_connections is %u (LimitNOFILE=, ulimit -n)",
 			 (unsigned long long)r.rlim_cur, (unsigned long long)r.rlim_cur / 2, cfg->limits.max_connections);

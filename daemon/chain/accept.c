@@ -143,15 +143,29 @@ void accept_resume(struct timer *t, void *listener)
 	union ev_ref ref = { .kind = EV_LISTENER, .idx = s->cfg->id };
 
 	(void)t;
+	if (sock_scarce_now()) {
+		timer_arm(&s->w->loop.timers, &s->resume, s->w->loop.now_ms + PAUSE_MS);
+		return;
+	}
 	s->paused = false;
 	if (s->fd >= 0)
 		(void)loop_watch_level(&s->w->loop, s->fd, ref, EPOLLIN);
 }
 
+/* descriptors or memory ran out: who knocks waits in the backlog */
+static void accept_pause(struct listener *s)
+{
+	union ev_ref ref = { .kind = EV_LISTENER, .idx = s->cfg->id };
+
+	s->paused = true;
+	stats_inc(&s->w->loop.stats, ST_ACCEPT_PAUSED);
+	(void)loop_watch_level(&s->w->loop, s->fd, ref, 0);
+	timer_arm(&s->w->loop.timers, &s->resume, s->w->loop.now_ms + PAUSE_MS);
+}
+
 void accept_event(struct worker *w, uint32_t id)
 {
 	struct listener *s = &w->listeners[id];
-	union ev_ref ref = { .kind = EV_LISTENER, .idx = id };
 	struct addr peer;
 	int fd;
 
@@ -160,19 +174,18 @@ void accept_event(struct worker *w, uint32_t id)
 		stats_inc(&w->loop.stats, ST_SYS_OTHER);
 		if (fd == -EAGAIN)
 			return;
-		if (fd == -EMFILE || fd == -ENFILE || fd == -ENOMEM || fd == -ENOBUFS) {
-			s->paused = true;
-			stats_inc(&w->loop.stats, ST_ACCEPT_PAUSED);
-			(void)loop_watch_level(&w->loop, s->fd, ref, 0);
-			timer_arm(&w->loop.timers, &s->resume, w->loop.now_ms + PAUSE_MS);
+		if (fd == -EMFILE || fd == -ENFILE || fd == -ENOMEM || fd == -ENOBUFS || (fd >= 0 && sock_scarce(fd)))
+			accept_pause(s);
+		if (fd < 0 && s->paused)
 			return;
-		}
 		if (fd < 0)
 			continue; /* the connection was gone before it was accepted (accept(2), "Error handling") */
 		if (s->cfg->type == LISTENER_TUNNEL)
 			accept_tunnel(w, s->cfg, fd, &peer);
 		else
 			accept_tcp(w, s->cfg, fd, &peer);
+		if (s->paused)
+			return;
 	}
 }
 

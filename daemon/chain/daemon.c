@@ -8,6 +8,7 @@
 #include <poll.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <sys/random.h>
 #include <time.h>
 
 #define CALL_MS 1000
@@ -72,10 +73,13 @@ int daemon_create(struct daemon **ret, const struct config *cfg, struct err *ret
 {
 	struct daemon *d = calloc(1, sizeof(*d));
 	struct timespec ts;
+	uint64_t seed;
 	int r;
 
 	if (!d)
 		return err_set(reterr, -ENOMEM, "out of memory");
+	if (getrandom(&seed, sizeof(seed), 0) == sizeof(seed))
+		metadata_hash_seed(seed); /* a peer must not choose what collides */
 	clock_gettime(CLOCK_MONOTONIC, &ts);
 	d->start_us = (uint64_t)ts.tv_sec * 1000000u + (uint64_t)ts.tv_nsec / 1000u;
 	d->cfg = cfg;

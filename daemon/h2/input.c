@@ -163,7 +163,7 @@ static int on_frame(nghttp2_session *ng, const nghttp2_frame *f, void *arg)
 			uint64_t sent;
 
 			memcpy(&sent, f->ping.opaque_data, 8);
-			h->ops->pong(h->owner, sent);
+			h->ops->pong(h->owner, sent & ~H2_PING_FENCE, sent & H2_PING_FENCE);
 		} else {
 			rate(h, HR_PING);
 		}

@@ -465,11 +465,12 @@ uint32_t h2_room(const struct h2 *h)
 	return h->goaway_rx || h->goaway_tx || h->dead || h->streams >= max ? 0 : max - h->streams;
 }
 
-void h2_ping(struct h2 *h)
+void h2_ping(struct h2 *h, bool fence)
 {
+	uint64_t v = h->loop->now_us | (fence ? H2_PING_FENCE : 0);
 	uint8_t opaque[8];
 
-	memcpy(opaque, &h->loop->now_us, 8);
+	memcpy(opaque, &v, 8);
 	if (nghttp2_submit_ping(h->ng, NGHTTP2_FLAG_NONE, opaque) == 0)
 		h->ops->dirty(h->owner);
 }
@@ -478,7 +479,7 @@ void h2_goaway_first(struct h2 *h)
 {
 	if (h->server && nghttp2_submit_shutdown_notice(h->ng) == 0)
 		stats_inc(&h->loop->stats, ST_GOAWAY_TX);
-	h2_ping(h);
+	h2_ping(h, false);
 }
 
 void h2_goaway_last(struct h2 *h, uint32_t code)

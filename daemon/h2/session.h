@@ -40,7 +40,7 @@ struct h2_ops {
 	ssize_t (*pull)(void *owner, struct h2_stream *s, uint8_t *dst, size_t max, bool *ret_eof);
 	void (*settings)(void *owner);	/* the peer's SETTINGS arrived */
 	void (*goaway)(void *owner, uint32_t code);
-	void (*pong)(void *owner, uint64_t sent_us);
+	void (*pong)(void *owner, uint64_t sent_us, bool fence);
 	void (*dirty)(void *owner);	/* there is something to flush: call h2_flush() before the turn ends */
 	void (*hostile)(void *owner, const char *why);
 	/* the first @n bytes of scratch.plain go out; only while !blocked(). Return: 0 or -errno */
@@ -115,7 +115,8 @@ bool h2_may_reset_early(struct h2 *h);
 /** h2_room() - client: how many more streams the peer's settings allow */
 uint32_t h2_room(const struct h2 *h);
 uint32_t h2_peer_max_streams(const struct h2 *h);
-void h2_ping(struct h2 *h);
+/** h2_ping() - pong() gets the time of sending, and whether it was a @fence */
+void h2_ping(struct h2 *h, bool fence);
 /** h2_goaway() - first: GOAWAY(2^31-1), no stream is refused yet; last: with the real last id (RFC 9113 6.8) */
 void h2_goaway_first(struct h2 *h);
 void h2_goaway_last(struct h2 *h, uint32_t code);

@@ -4,6 +4,7 @@
  */
 #include "net/sock.h"
 #include "base/clean.h"
+#include <fcntl.h>
 #include <linux/filter.h>
 #include <linux/tcp.h>
 #include <netinet/in.h>
@@ -27,6 +28,29 @@ static void keep_alive(int fd)
 	opt_int(fd, IPPROTO_TCP, TCP_KEEPIDLE, KEEP_IDLE_S);
 	opt_int(fd, IPPROTO_TCP, TCP_KEEPINTVL, KEEP_INTERVAL_S);
 	opt_int(fd, IPPROTO_TCP, TCP_KEEPCNT, KEEP_PROBES);
+}
+
+static int scarce_from = INT32_MAX; /* written before threads start */
+
+void sock_reserve(uint64_t limit)
+{
+	uint64_t keep = min_u64(limit / 4, 32);
+
+	if (limit && limit < INT32_MAX)
+		scarce_from = (int)(limit - keep);
+}
+
+bool sock_scarce(int fd)
+{
+	return fd >= scarce_from;
+}
+
+bool sock_scarce_now(void)
+{
+	/* the kernel hands out the lowest free number (open(2)), so a number says how many are in use */
+	AUTO_FD fd = fcntl(0, F_DUPFD_CLOEXEC, 0);
+
+	return fd < 0 || sock_scarce(fd);
 }
 
 static const char *listen_hint(int e)

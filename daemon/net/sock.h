@@ -18,6 +18,14 @@ int sock_listen(const struct addr *a, int backlog, int *ret_fd, struct err *rete
  * that a worker sees them in the order in which they were opened. @fd: any of the group.
  */
 int sock_spread_by_source(int fd, uint32_t n);
+/**
+ * sock_reserve() - keep the last descriptors below the process's limit for people: the admin socket, logs, certificates. From the
+ * main thread, before workers run. sock_scarce(): @fd is among them; what needs a new one now should wait or be refused.
+ */
+void sock_reserve(uint64_t limit);
+bool sock_scarce(int fd);
+/** sock_scarce_now() - would the next descriptor be among them? */
+bool sock_scarce_now(void);
 /** sock_accept() - Return: descriptor, or -EAGAIN, -EMFILE, ... */
 int sock_accept(int fd, struct addr *ret_peer);
 /** sock_connect() - begins; Return: descriptor (completion is EPOLLOUT), or -errno when it failed at once. */

@@ -8,8 +8,12 @@
 #include <string.h>
 
 #define DIAL_LOG_MS 5000u
+#define FENCE_MS 250u
+#define FENCES_S 20u /* per second and peer */
 
 static void queue_timeout(struct timer *t, void *arg);
+static void fence_timeout(struct timer *t, void *arg);
+static void serve(struct pool_peer *e);
 
 void pool_init(struct pool *p, struct tunnels *ts, const struct cfg_cluster *c)
 {
@@ -24,6 +28,7 @@ void pool_finish(struct pool *p)
 
 	while ((e = LIST_FIRST(&p->peers))) {
 		timer_disarm(&p->ts->l->timers, &e->timer);
+		timer_disarm(&p->ts->l->timers, &e->fence_timer);
 		LIST_REMOVE(e, link);
 		free(e);
 	}
@@ -49,6 +54,8 @@ static struct pool_peer *peer_get(struct pool *p, const struct addr *to)
 	e->to = *to;
 	e->timer.fire = queue_timeout;
 	e->timer.arg = e;
+	e->fence_timer.fire = fence_timeout;
+	e->fence_timer.arg = e;
 	TAILQ_INIT(&e->queue);
 	LIST_INSERT_HEAD(&p->peers, e, link);
 	return e;
@@ -65,15 +72,81 @@ static uint32_t room(const struct pool_peer *e, const struct tunnel *t)
 	return (uint32_t)min_u64(r, c->max_streams - t->h2.streams);
 }
 
-/* the fullest with room: the others get empty and can be closed */
+/* the fullest with room, so that the others get empty and can be closed; see pool.h for the preferences before that */
 static struct tunnel *fullest(const struct pool_peer *e)
 {
-	struct tunnel *best = NULL;
+	uint32_t comfort = e->pool->cluster->pool.max_streams / 8;
+	struct tunnel *best = NULL, *t;
+	bool best_comfy = false;
 
-	for (uint32_t i = 0; i < e->n; i++)
-		if (room(e, e->t[i]) && (!best || e->t[i]->h2.streams > best->h2.streams))
-			best = e->t[i];
+	if (e->last && room(e, e->last))
+		return e->last;
+	for (uint32_t i = 0; i < e->n; i++) {
+		bool comfy;
+
+		t = e->t[i];
+		if (!room(e, t))
+			continue;
+		comfy = room(e, t) > comfort;
+		if (!best || comfy > best_comfy || (comfy == best_comfy && t->h2.streams > best->h2.streams)) {
+			best = t;
+			best_comfy = comfy;
+		}
+	}
 	return best;
+}
+
+/* may the next stream go to @t? If another tunnel took the last one, the peer must have processed that first. */
+static bool in_order(struct pool_peer *e, struct tunnel *t)
+{
+	uint64_t s = e->pool->ts->l->now_ms / 1000;
+
+	if (e->fence)
+		return false;
+	if (!e->last || e->last == t || !e->unproved)
+		return true;
+	if (e->fence_s != s) {
+		e->fence_s = s;
+		e->fences = 0;
+	}
+	if (e->fences++ >= FENCES_S) /* peers take many PINGs for an attack; then order is not worth the tunnel */
+		return true;
+	e->fence = true;
+	h2_ping(&e->last->h2, true);
+	timer_arm(&e->pool->ts->l->timers, &e->fence_timer, e->pool->ts->l->now_ms + FENCE_MS);
+	return false;
+}
+
+static struct tunnel *take(struct pool_peer *e)
+{
+	struct tunnel *t = fullest(e);
+
+	if (!t || !in_order(e, t))
+		return NULL;
+	e->last = t;
+	e->unproved = true;
+	return t;
+}
+
+static void fence_end(struct pool_peer *e)
+{
+	e->fence = e->unproved = false;
+	timer_disarm(&e->pool->ts->l->timers, &e->fence_timer);
+}
+
+void pool_fence_passed(struct pool_peer *e)
+{
+	if (!e->fence)
+		return;
+	fence_end(e);
+	serve(e);
+}
+
+/* the former tunnel is stuck: those who wait are worth more than the order */
+static void fence_timeout(struct timer *t, void *arg)
+{
+	(void)t;
+	pool_fence_passed(arg);
 }
 
 static void unqueue(struct pool_peer *e, struct pool_wait *w)
@@ -151,12 +224,12 @@ static void serve(struct pool_peer *e)
 
 	retire_spent(e);
 	e->busy++;
-	while ((w = TAILQ_FIRST(&e->queue)) && (t = fullest(e))) {
+	while ((w = TAILQ_FIRST(&e->queue)) && (t = take(e))) {
 		unqueue(e, w);
 		w->ready(w, t, 0, NULL);
 	}
 	e->busy--;
-	if (TAILQ_EMPTY(&e->queue))
+	if (TAILQ_EMPTY(&e->queue) || e->fence) /* at a fence there is room already */
 		return;
 	r = grow(e, &e->why);
 	if (r < 0)
@@ -173,7 +246,7 @@ int pool_get(struct pool *p, const struct addr *to, struct pool_wait *w, bool *r
 	if (!e)
 		return -ENOMEM;
 	w->since_us = l->now_us;
-	t = e->queued ? NULL : fullest(e);
+	t = e->queued ? NULL : take(e);
 	if (t) {
 		stats_inc(&l->stats, ST_POOL_HIT);
 		w->ready(w, t, 0, NULL);
@@ -222,6 +295,9 @@ static void queue_timeout(struct timer *timer, void *arg)
 
 void pool_tunnel_changed(struct pool_peer *e)
 {
+	/* GOAWAY says what was processed: as good as a fence */
+	if (e->last && e->last->h2.goaway_rx)
+		fence_end(e);
 	serve(e);
 }
 
@@ -230,6 +306,10 @@ void pool_tunnel_gone(struct pool_peer *e, struct tunnel *t, int error)
 	uint32_t held, alive = 0;
 	char a[ADDR_STR];
 
+	if (e->last == t) {
+		e->last = NULL;
+		fence_end(e);
+	}
 	for (uint32_t i = 0; i < e->n; i++)
 		if (e->t[i] == t) {
 			e->t[i] = e->t[--e->n];

@@ -28,6 +28,12 @@ struct pool_peer {
 	struct tunnel *t[POOL_TUNNELS_MAX];
 	uint32_t queued, busy /* its functions are on the stack */;
 	struct pool_queue queue;
+	struct tunnel *last;	/* took the last stream; NULL: none, or gone */
+	bool unproved;		/* streams were opened on last since its last fence */
+	bool fence;		/* a PING is on its way on last: nothing is opened until it is back */
+	uint64_t fence_s;	/* fences in this second */
+	uint32_t fences;
+	struct timer fence_timer; /* a fence lasts a quarter of a second at the most */
 	struct timer timer;	/* the head of the queue times out */
 	struct err why;		/* why the last dial failed */
 	struct log_rate log;
@@ -50,6 +56,7 @@ void pool_cancel(struct pool_wait *w); /* not queued: nothing happens */
 /** from tunnel.c */
 void pool_tunnel_changed(struct pool_peer *peer); /* opened, got room, new settings */
 void pool_tunnel_gone(struct pool_peer *peer, struct tunnel *t, int error);
+void pool_fence_passed(struct pool_peer *peer); /* the fence's PING was answered */
 void pool_drain(struct pool *p); /* all tunnels close once empty */
 uint32_t pool_queued(const struct pool *p);
 uint32_t pool_tunnels(const struct pool *p);

@@ -13,6 +13,8 @@
 #include <string.h>
 
 #define LOST_LOG_MS 1000u
+#define TICK_MIN_MS 20u
+#define TICK_MAX_MS 60000u
 #define TICK_CLOSING_MS 1000u /* a peer that keeps a finished tunnel open gets this long */
 
 static const uint8_t tunnel_next[TUNNEL_STATES] = {
@@ -137,6 +139,23 @@ static ssize_t on_pull(void *owner, struct h2_stream *s, uint8_t *dst, size_t ma
 	return t->all->hooks->pull(t->all->owner, s, dst, max, ret_eof);
 }
 
+/* often enough for the shortest of the times that tick() looks at */
+static uint64_t tick_ms(const struct tunnel *t)
+{
+	const struct cfg_pool *p = t->peer ? &t->peer->pool->cluster->pool : NULL;
+	uint64_t ms = times(t)->ping_ms ? times(t)->ping_ms : TICK_MAX_MS;
+
+	if (t->state == TUNNEL_DRAINING)
+		return TICK_CLOSING_MS;
+	if (t->ping_out)
+		ms = min_u64(ms, max_u64(times(t)->ping_timeout_ms, 1));
+	if (p && p->idle_timeout_ms)
+		ms = min_u64(ms, p->idle_timeout_ms);
+	if (p && p->max_age_ms)
+		ms = min_u64(ms, p->max_age_ms);
+	return min_u64(max_u64(ms, TICK_MIN_MS), TICK_MAX_MS);
+}
+
 static void opened(struct tunnel *t)
 {
 	const struct cfg_cluster *c = t->peer ? t->peer->pool->cluster : NULL;
@@ -145,12 +164,13 @@ static void opened(struct tunnel *t)
 	if (!set_state(t, TUNNEL_OPEN))
 		return;
 	t->open_us = t->l->now_us;
+	t->heard_ms = t->l->now_ms;
 	t->idle_ms = t->l->now_ms;
 	hist_add(&t->l->hist[LH_HANDSHAKE_US], t->open_us - t->opened_us);
 	stats_inc(&t->l->stats, ST_TUNNELS_OPENED);
 	log_info(LA_TUNNEL, "tunnel %u %s %s open: %s%s%s", t->id, t->server ? "from" : "to", addr_str(&t->who->remote, a),
 		 t->who->tls.id[0] ? t->who->tls.id : "no TLS", c ? ", cluster " : ", listener ", c ? c->name : t->listener->name);
-	timer_arm(&t->l->timers, &t->timer, t->l->now_ms + max_u64(times(t)->ping_ms, 1));
+	timer_arm(&t->l->timers, &t->timer, t->l->now_ms + tick_ms(t));
 }
 
 static void on_settings(void *owner)
@@ -174,10 +194,15 @@ static void on_goaway(void *owner, uint32_t code)
 		pool_tunnel_changed(t->peer); /* who waits needs another tunnel */
 }
 
-static void on_pong(void *owner, uint64_t sent_us)
+static void on_pong(void *owner, uint64_t sent_us, bool fence)
 {
 	struct tunnel *t = owner;
 
+	if (fence) {
+		if (t->peer && t->peer->last == t)
+			pool_fence_passed(t->peer);
+		return;
+	}
 	t->ping_out = false;
 	if (t->l->now_us > sent_us && t->l->now_us - sent_us < 60000000u)
 		t->h2.rtt_us = t->h2.rtt_us ? t->h2.rtt_us : (uint32_t)(t->l->now_us - sent_us);
@@ -553,17 +578,19 @@ static void keep_alive(struct tunnel *t)
 	bool heard = t->rec.rx_bytes != t->rx_seen;
 
 	t->rx_seen = t->rec.rx_bytes;
-	if (heard)
+	if (heard) {
 		t->ping_out = false;
+		t->heard_ms = t->l->now_ms;
+	}
 	if (t->ping_out && t->l->now_ms - t->ping_ms >= times(t)->ping_timeout_ms) {
 		stats_inc(&t->l->stats, ST_PING_TIMEOUT);
 		tunnel_close(t, -ETIMEDOUT, "no answer to PING: the peer or the path is dead");
 		return;
 	}
-	if (!heard && !t->ping_out) {
+	if (!t->ping_out && t->l->now_ms - t->heard_ms >= times(t)->ping_ms) {
 		t->ping_out = true;
 		t->ping_ms = t->l->now_ms;
-		h2_ping(&t->h2);
+		h2_ping(&t->h2, false);
 	}
 }
 
@@ -593,6 +620,5 @@ static void tick(struct timer *timer, void *arg)
 			tunnel_drain(t);
 		}
 	}
-	timer_arm(&t->l->timers, &t->timer,
-		  t->l->now_ms + (t->state == TUNNEL_DRAINING ? TICK_CLOSING_MS : min_u64(max_u64(times(t)->ping_ms, 100), 60000)));
+	timer_arm(&t->l->timers, &t->timer, t->l->now_ms + tick_ms(t));
 }

@@ -73,7 +73,7 @@ struct tunnel {
 	const struct cfg_identity *identity;
 	struct tunnel_who *who;		     /* never NULL */
 	struct metadata *md;		     /* the last that the peer sent: equal ones are shared */
-	uint64_t opened_us, open_us /* when it became OPEN */, idle_ms /* since when without streams; 0: in use */, ping_ms;
+	uint64_t opened_us, open_us /* when it became OPEN */, idle_ms /* since when without streams; 0: in use */, ping_ms, heard_ms;
 	uint64_t rx_seen;		     /* rec.rx_bytes at the last keep-alive tick */
 	struct err why;			     /* of its end */
 };

@@ -142,7 +142,7 @@ static int on_frame(nghttp2_session *ng, const nghttp2_frame *f, void *arg)
 		headers_done(h, f, s);
 		break;
 	case NGHTTP2_DATA:
-		if (!f->hd.length && !(f->hd.flags & NGHTTP2_FLAG_END_STREAM))
+		if (f->hd.length <= f->data.padlen && !(f->hd.flags & NGHTTP2_FLAG_END_STREAM))
 			rate(h, HR_EMPTY_DATA);
 		if (s && (f->hd.flags & NGHTTP2_FLAG_END_STREAM))
 			h->ops->end(h->owner, s);
@@ -261,6 +261,8 @@ int h2_input(void *h2, const uint8_t *p, size_t n)
 	r = nghttp2_session_mem_recv(h->ng, p, n);
 	if (nghttp2_session_want_write(h->ng))
 		h->ops->dirty(h->owner);
+	if (r == NGHTTP2_ERR_TOO_MANY_CONTINUATIONS)
+		hostile(h, "CONTINUATION");
 	if (h->dead || r >= 0)
 		return 0;
 	stats_inc(&h->loop->stats, ST_HOSTILE);

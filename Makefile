@@ -66,7 +66,7 @@ endif
 cppflags := -D_GNU_SOURCE -Iinclude -Idaemon $(wolfssl_cppflags) $(CPPFLAGS)
 cflags	 := -std=gnu11 $(CFLAGS) -fno-omit-frame-pointer $(warnings) -pthread
 ldflags	 := -pthread -pie -Wl,-z,relro,-z,now -Wl,--as-needed $(LDFLAGS)
-libs	 := $(wolfssl_libs) -lnghttp2 -lcyaml -lyaml -lmicrohttpd -ljansson -lcares -lpcre2-8 -lxxhash -lcap-ng -ldl -lm
+libs	 := $(wolfssl_libs) -lnghttp2 -lyaml -lmicrohttpd -ljansson -lcares -lpcre2-8 -lxxhash -lcap-ng -ldl -lm
 compile	  = $(CC) $(cppflags) $(cflags) -fPIE $(hardening) $(san_flags)
 link	  = $(CC) $(cflags) $(san_flags) $(ldflags)
 

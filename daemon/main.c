@@ -242,7 +242,7 @@ static int run(struct config *cfg)
 		admin_set_ops(p.admin, &ops);
 		r = daemon_start(p.d, &e);
 	}
-	if (r < 0) {
+	if (r < 0 || !p.d) {
 		log_err(LA_MAIN, "%s", e.msg);
 	} else {
 		log_info(LA_MAIN, "aditd %s ready: node %s, %u workers, wolfSSL %s", ADIT_VERSION, cfg->node.id, cfg->workers, tls_library());

@@ -79,6 +79,6 @@ void worker_finish(struct worker *w);
 /** worker_drain() - stop accepting, two-phase GOAWAY, wait for connections until @within_ms, then reset what is left. On the worker. */
 void worker_drain(struct worker *w, uint64_t within_ms);
 extern const struct tunnel_hooks accept_hooks;
-void accept_event(struct worker *w, uint32_t listener);
+void accept_event(struct worker *w, uint32_t id);
 void accept_resume(struct timer *t, void *listener);
 const struct connect_self *worker_self(const struct worker *w, const struct cfg_identity *id);

@@ -54,9 +54,9 @@ void pool_finish(struct pool *p); /* tunnels are closed by tunnels_finish() befo
 int pool_get(struct pool *p, const struct addr *to, struct pool_wait *w, bool *ret_waited);
 void pool_cancel(struct pool_wait *w); /* not queued: nothing happens */
 /** from tunnel.c */
-void pool_tunnel_changed(struct pool_peer *peer); /* opened, got room, new settings */
-void pool_tunnel_gone(struct pool_peer *peer, struct tunnel *t, int error);
-void pool_fence_passed(struct pool_peer *peer); /* the fence's PING was answered */
+void pool_tunnel_changed(struct pool_peer *e); /* opened, got room, new settings */
+void pool_tunnel_gone(struct pool_peer *e, struct tunnel *t, int error);
+void pool_fence_passed(struct pool_peer *e); /* the fence's PING was answered */
 void pool_drain(struct pool *p); /* all tunnels close once empty */
 uint32_t pool_queued(const struct pool *p);
 uint32_t pool_tunnels(const struct pool *p);

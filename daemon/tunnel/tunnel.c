@@ -9,6 +9,7 @@
 #include "base/log.h"
 #include "net/sock.h"
 #include "tunnel/pool.h"
+#include "tunnel/tunnel_int.h"
 #include <stdio.h>
 #include <string.h>
 
@@ -45,7 +46,7 @@ void tunnel_who_put(struct tunnel_who *w)
 		free(w);
 }
 
-static bool set_state(struct tunnel *t, enum tunnel_state to)
+bool tunnel_set_state(struct tunnel *t, enum tunnel_state to)
 {
 	if (!(tunnel_next[t->state] & BIT(to)))
 		return false;
@@ -93,52 +94,6 @@ static const struct cfg_timeouts *times(const struct tunnel *t)
 	return &t->l->cfg->timeouts;
 }
 
-/* ---- what the session reports ---- */
-
-static void on_request(void *owner, int32_t id, const struct header *h, size_t n, unsigned flags)
-{
-	struct tunnel *t = owner;
-
-	t->idle_ms = 0;
-	t->all->hooks->request(t->all->owner, t, id, h, n, flags);
-}
-
-static void on_response(void *owner, struct h2_stream *s, const struct header *h, size_t n, unsigned flags)
-{
-	struct tunnel *t = owner;
-
-	t->all->hooks->response(t->all->owner, t, s, h, n, flags);
-}
-
-static void on_data(void *owner, struct h2_stream *s, const uint8_t *p, size_t n)
-{
-	struct tunnel *t = owner;
-
-	t->all->hooks->data(t->all->owner, s, p, n);
-}
-
-static void on_end(void *owner, struct h2_stream *s)
-{
-	struct tunnel *t = owner;
-
-	t->all->hooks->end(t->all->owner, s);
-}
-
-static void on_closed(void *owner, struct h2_stream *s, uint32_t code, bool by_peer)
-{
-	struct tunnel *t = owner;
-
-	t->all->hooks->closed(t->all->owner, s, code, by_peer);
-	tunnel_stream_ended(t);
-}
-
-static ssize_t on_pull(void *owner, struct h2_stream *s, uint8_t *dst, size_t max, bool *ret_eof)
-{
-	struct tunnel *t = owner;
-
-	return t->all->hooks->pull(t->all->owner, s, dst, max, ret_eof);
-}
-
 /* often enough for the shortest of the times that tick() looks at */
 static uint64_t tick_ms(const struct tunnel *t)
 {
@@ -156,12 +111,12 @@ static uint64_t tick_ms(const struct tunnel *t)
 	return min_u64(max_u64(ms, TICK_MIN_MS), TICK_MAX_MS);
 }
 
-static void opened(struct tunnel *t)
+void tunnel_opened(struct tunnel *t)
 {
 	const struct cfg_cluster *c = t->peer ? t->peer->pool->cluster : NULL;
 	char a[ADDR_STR];
 
-	if (!set_state(t, TUNNEL_OPEN))
+	if (!tunnel_set_state(t, TUNNEL_OPEN))
 		return;
 	t->open_us = t->l->now_us;
 	t->heard_ms = t->l->now_ms;
@@ -172,97 +127,6 @@ static void opened(struct tunnel *t)
 		 t->who->tls.id[0] ? t->who->tls.id : "no TLS", c ? ", cluster " : ", listener ", c ? c->name : t->listener->name);
 	timer_arm(&t->l->timers, &t->timer, t->l->now_ms + tick_ms(t));
 }
-
-static void on_settings(void *owner)
-{
-	struct tunnel *t = owner;
-
-	if (t->state == TUNNEL_SETTLING)
-		opened(t);
-	if (t->peer)
-		pool_tunnel_changed(t->peer);
-}
-
-static void on_goaway(void *owner, uint32_t code)
-{
-	struct tunnel *t = owner;
-
-	log_info(LA_TUNNEL, "tunnel %u: GOAWAY from the peer, code %u; %u streams go on", t->id, code, t->h2.streams);
-	set_state(t, TUNNEL_DRAINING);
-	loop_defer(t->l, &t->task); /* closes it if it is empty already */
-	if (t->peer)
-		pool_tunnel_changed(t->peer); /* who waits needs another tunnel */
-}
-
-static void on_pong(void *owner, uint64_t sent_us, bool fence)
-{
-	struct tunnel *t = owner;
-
-	if (fence) {
-		if (t->peer && t->peer->last == t)
-			pool_fence_passed(t->peer);
-		return;
-	}
-	t->ping_out = false;
-	if (t->l->now_us > sent_us && t->l->now_us - sent_us < 60000000u)
-		t->h2.rtt_us = t->h2.rtt_us ? t->h2.rtt_us : (uint32_t)(t->l->now_us - sent_us);
-	if (t->drain_step == 1) { /* the peer has seen the first GOAWAY: what it opened before has arrived */
-		t->drain_step = 2;
-		h2_goaway_last(&t->h2, NGHTTP2_NO_ERROR);
-	}
-}
-
-static void on_dirty(void *owner)
-{
-	struct tunnel *t = owner;
-
-	loop_defer(t->l, &t->task);
-}
-
-static void on_hostile(void *owner, const char *why)
-{
-	struct tunnel *t = owner;
-
-	err_set(&t->why, 0, "peer exceeded the limit for %s", why);
-}
-
-static int out_write(void *owner, size_t n)
-{
-	struct tunnel *t = owner;
-
-	return rec_write(&t->rec, n);
-}
-
-static bool out_blocked(void *owner)
-{
-	const struct tunnel *t = owner;
-
-	return rec_blocked(&t->rec);
-}
-
-static uint32_t out_rtt_us(void *owner)
-{
-	const struct tunnel *t = owner;
-
-	return sock_rtt_us(t->rec.fd);
-}
-
-static const struct h2_ops ops = {
-	.request = on_request,
-	.response = on_response,
-	.data = on_data,
-	.end = on_end,
-	.closed = on_closed,
-	.pull = on_pull,
-	.settings = on_settings,
-	.goaway = on_goaway,
-	.pong = on_pong,
-	.dirty = on_dirty,
-	.hostile = on_hostile,
-	.write = out_write,
-	.blocked = out_blocked,
-	.rtt_us = out_rtt_us,
-};
 
 /* ---- life ---- */
 
@@ -300,7 +164,7 @@ void tunnel_close(struct tunnel *t, int error, const char *why)
 		stats_inc(&t->l->stats, ST_HANDSHAKE_FAIL);
 	if (t->open_us)
 		stats_inc(&t->l->stats, ST_TUNNELS_CLOSED);
-	set_state(t, TUNNEL_CLOSED);
+	tunnel_set_state(t, TUNNEL_CLOSED);
 	stats_gauge(&t->l->stats, t->server ? SG_TUNNELS_IN : SG_TUNNELS_OUT, -1);
 	timer_disarm(&t->l->timers, &t->timer);
 	h2_abort(&t->h2);
@@ -405,8 +269,8 @@ static void settle(struct tunnel *t)
 	stats_inc(&t->l->stats, t->server ? ST_HANDSHAKES_SERVER : ST_HANDSHAKES_CLIENT);
 	if (!t->rec.tls) /* counted as handshakes are those with TLS only */
 		stats_add(&t->l->stats, t->server ? ST_HANDSHAKES_SERVER : ST_HANDSHAKES_CLIENT, (uint64_t)-1);
-	set_state(t, TUNNEL_SETTLING);
-	if (h2_init(&t->h2, t->l, t->server, max, &ops, t) < 0)
+	tunnel_set_state(t, TUNNEL_SETTLING);
+	if (h2_init(&t->h2, t->l, t->server, max, &tunnel_ops, t) < 0)
 		tunnel_close(t, -ENOMEM, "out of memory");
 	else
 		loop_defer(t->l, &t->task);
@@ -441,7 +305,7 @@ static void connected(struct tunnel *t)
 		return;
 	}
 	(void)sock_local(t->rec.fd, &t->who->local);
-	set_state(t, TUNNEL_HANDSHAKE);
+	tunnel_set_state(t, TUNNEL_HANDSHAKE);
 }
 
 static void read_once(struct tunnel *t)
@@ -547,7 +411,7 @@ void tunnel_drain(struct tunnel *t)
 		tunnel_close(t, -ESHUTDOWN, "draining");
 		return;
 	}
-	set_state(t, TUNNEL_DRAINING);
+	tunnel_set_state(t, TUNNEL_DRAINING);
 	if (t->server) {
 		t->drain_step = 1;
 		h2_goaway_first(&t->h2);

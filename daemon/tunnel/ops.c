@@ -1,0 +1,143 @@
+/*
+ * What a tunnel's HTTP/2 session reports and asks for: streams go on to the hooks, the rest is the tunnel's own business.
+ * Called from within the session: nothing is freed here.
+ */
+#include "base/log.h"
+#include "net/sock.h"
+#include "tunnel/pool.h"
+#include "tunnel/tunnel_int.h"
+
+static void on_request(void *owner, int32_t id, const struct header *h, size_t n, unsigned flags)
+{
+	struct tunnel *t = owner;
+
+	t->idle_ms = 0;
+	t->all->hooks->request(t->all->owner, t, id, h, n, flags);
+}
+
+static void on_response(void *owner, struct h2_stream *s, const struct header *h, size_t n, unsigned flags)
+{
+	struct tunnel *t = owner;
+
+	t->all->hooks->response(t->all->owner, t, s, h, n, flags);
+}
+
+static void on_data(void *owner, struct h2_stream *s, const uint8_t *p, size_t n)
+{
+	struct tunnel *t = owner;
+
+	t->all->hooks->data(t->all->owner, s, p, n);
+}
+
+static void on_end(void *owner, struct h2_stream *s)
+{
+	struct tunnel *t = owner;
+
+	t->all->hooks->end(t->all->owner, s);
+}
+
+static void on_closed(void *owner, struct h2_stream *s, uint32_t code, bool by_peer)
+{
+	struct tunnel *t = owner;
+
+	t->all->hooks->closed(t->all->owner, s, code, by_peer);
+	tunnel_stream_ended(t);
+}
+
+static ssize_t on_pull(void *owner, struct h2_stream *s, uint8_t *dst, size_t max, bool *ret_eof)
+{
+	struct tunnel *t = owner;
+
+	return t->all->hooks->pull(t->all->owner, s, dst, max, ret_eof);
+}
+
+static void on_settings(void *owner)
+{
+	struct tunnel *t = owner;
+
+	if (t->state == TUNNEL_SETTLING)
+		tunnel_opened(t);
+	if (t->peer)
+		pool_tunnel_changed(t->peer);
+}
+
+static void on_goaway(void *owner, uint32_t code)
+{
+	struct tunnel *t = owner;
+
+	log_info(LA_TUNNEL, "tunnel %u: GOAWAY from the peer, code %u; %u streams go on", t->id, code, t->h2.streams);
+	tunnel_set_state(t, TUNNEL_DRAINING);
+	loop_defer(t->l, &t->task); /* closes it if it is empty already */
+	if (t->peer)
+		pool_tunnel_changed(t->peer); /* who waits needs another tunnel */
+}
+
+static void on_pong(void *owner, uint64_t sent_us, bool fence)
+{
+	struct tunnel *t = owner;
+
+	if (fence) {
+		if (t->peer && t->peer->last == t)
+			pool_fence_passed(t->peer);
+		return;
+	}
+	t->ping_out = false;
+	if (t->l->now_us > sent_us && t->l->now_us - sent_us < 60000000u)
+		t->h2.rtt_us = t->h2.rtt_us ? t->h2.rtt_us : (uint32_t)(t->l->now_us - sent_us);
+	if (t->drain_step == 1) { /* the peer has seen the first GOAWAY: what it opened before has arrived */
+		t->drain_step = 2;
+		h2_goaway_last(&t->h2, NGHTTP2_NO_ERROR);
+	}
+}
+
+static void on_dirty(void *owner)
+{
+	struct tunnel *t = owner;
+
+	loop_defer(t->l, &t->task);
+}
+
+static void on_hostile(void *owner, const char *why)
+{
+	struct tunnel *t = owner;
+
+	err_set(&t->why, 0, "peer exceeded the limit for %s", why);
+}
+
+static int out_write(void *owner, size_t n)
+{
+	struct tunnel *t = owner;
+
+	return rec_write(&t->rec, n);
+}
+
+static bool out_blocked(void *owner)
+{
+	const struct tunnel *t = owner;
+
+	return rec_blocked(&t->rec);
+}
+
+static uint32_t out_rtt_us(void *owner)
+{
+	const struct tunnel *t = owner;
+
+	return sock_rtt_us(t->rec.fd);
+}
+
+const struct h2_ops tunnel_ops = {
+	.request = on_request,
+	.response = on_response,
+	.data = on_data,
+	.end = on_end,
+	.closed = on_closed,
+	.pull = on_pull,
+	.settings = on_settings,
+	.goaway = on_goaway,
+	.pong = on_pong,
+	.dirty = on_dirty,
+	.hostile = on_hostile,
+	.write = out_write,
+	.blocked = out_blocked,
+	.rtt_us = out_rtt_us,
+};

@@ -1,0 +1,8 @@
+/* Between tunnel.c and ops.c. */
+#pragma once
+#include "tunnel/tunnel.h"
+
+extern const struct h2_ops tunnel_ops;
+/** tunnel_set_state() - Return: false if the state machine has no such edge (then nothing changes) */
+bool tunnel_set_state(struct tunnel *t, enum tunnel_state to);
+void tunnel_opened(struct tunnel *t);

@@ -94,20 +94,25 @@ static const struct cfg_timeouts *times(const struct tunnel *t)
 	return &t->l->cfg->timeouts;
 }
 
-/* often enough for the shortest of the times that tick() looks at */
+static uint64_t until(uint64_t then_ms, uint64_t now_ms)
+{
+	return then_ms > now_ms ? then_ms - now_ms : 0;
+}
+
+/* when the first of the times that tick() looks at is over */
 static uint64_t tick_ms(const struct tunnel *t)
 {
 	const struct cfg_pool *p = t->peer ? &t->peer->pool->cluster->pool : NULL;
-	uint64_t ms = times(t)->ping_ms ? times(t)->ping_ms : TICK_MAX_MS;
+	uint64_t ms = times(t)->ping_ms ? times(t)->ping_ms : TICK_MAX_MS, now = t->l->now_ms;
 
 	if (t->state == TUNNEL_DRAINING)
 		return TICK_CLOSING_MS;
 	if (t->ping_out)
 		ms = min_u64(ms, max_u64(times(t)->ping_timeout_ms, 1));
 	if (p && p->idle_timeout_ms)
-		ms = min_u64(ms, p->idle_timeout_ms);
+		ms = min_u64(ms, until((t->idle_ms ? t->idle_ms : now) + p->idle_timeout_ms, now));
 	if (p && p->max_age_ms)
-		ms = min_u64(ms, p->max_age_ms);
+		ms = min_u64(ms, until(t->open_us / 1000u + 1 + p->max_age_ms, now));
 	return min_u64(max_u64(ms, TICK_MIN_MS), TICK_MAX_MS);
 }
 

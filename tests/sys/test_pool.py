@@ -333,7 +333,7 @@ def test_nobody_at_the_other_end(w, node):
 
 
 @pytest.mark.limit(60)
-@pytest.mark.parametrize("workers,streams", [(1, 16), (2, 1024)])
+@pytest.mark.parametrize("workers,streams", [(1, 16), (2, 1024), (2, 16)])
 @pytest.mark.rows("3: order")
 def test_connections_keep_their_order(w, node, workers, streams):
     """they reach the backend in the order in which the application opened them; also over several tunnels to one worker"""

@@ -1,0 +1,267 @@
+/* Chains: every form, several deep, and what inner listeners see. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include "daemon/chain/stage.c"
+#include "base/clean.h"
+#include "codec/metadata.h"
+
+/*
+ * outbound (tcp)  -> audit -> meter -> to_b (tunnel)	TCP -> tunnel, three deep
+ * tunnel_in	   -> route "tcp"      -> local (tcp)	tunnel -> TCP
+ *		   -> route "onward"   -> to_c, forward	tunnel -> tunnel
+ *		   -> route "checked"  -> via_check (internal cluster) -> check -> local
+ *		   -> nothing
+ * plain (tcp)	   -> direct (tcp)			TCP -> TCP
+ */
+enum { OUTBOUND, AUDIT, METER, TUNNEL_IN, CHECK, PLAIN, LISTENERS };
+static struct cfg_listener li[LISTENERS];
+static struct cfg_cluster to_b, to_c, local, direct, via_check;
+static struct cfg_route routes[3], check_routes[3];
+static struct cfg_match to_tcp, to_onward, to_checked;
+static struct cfg_header_match tenant, namespace_;
+
+static struct cfg_match exact(const char *text)
+{
+	return (struct cfg_match){.kind = MATCH_EXACT, .text = text};
+}
+
+static int setup(void **state)
+{
+	(void)state;
+	memset(li, 0, sizeof(li));
+	memset(routes, 0, sizeof(routes));
+	memset(check_routes, 0, sizeof(check_routes));
+	for (uint32_t i = 0; i < LISTENERS; i++)
+		li[i] = (struct cfg_listener){.id = i, .type = LISTENER_INTERNAL};
+	to_b = (struct cfg_cluster){.name = "to_b", .type = CLUSTER_TUNNEL};
+	to_c = (struct cfg_cluster){.name = "to_c", .type = CLUSTER_TUNNEL};
+	local = (struct cfg_cluster){.name = "local", .type = CLUSTER_TCP};
+	direct = (struct cfg_cluster){.name = "direct", .type = CLUSTER_ORIGINAL_DST};
+	via_check = (struct cfg_cluster){.name = "via_check", .type = CLUSTER_INTERNAL, .listener = &li[CHECK]};
+
+	li[OUTBOUND].type = LISTENER_TCP;
+	li[OUTBOUND].to.listener = &li[AUDIT];
+	li[AUDIT].to.listener = &li[METER];
+	li[METER].to.cluster = &to_b;
+	li[PLAIN].type = LISTENER_TCP;
+	li[PLAIN].to.cluster = &direct;
+	li[CHECK].to.cluster = &local;
+	li[TUNNEL_IN].type = LISTENER_TUNNEL;
+	to_tcp = exact("tcp.local:1");
+	to_onward = exact("onward.local:1");
+	to_checked = exact("checked.local:1");
+	routes[0] = (struct cfg_route){.name = "tcp", .authority = &to_tcp, .to = {.cluster = &local}};
+	routes[1] = (struct cfg_route){.name = "onward", .authority = &to_onward, .to = {.cluster = &to_c, .forward = true}};
+	routes[2] = (struct cfg_route){.name = "checked", .authority = &to_checked, .to = {.cluster = &via_check}};
+	li[TUNNEL_IN].routes = routes;
+	li[TUNNEL_IN].n_routes = 3;
+	return 0;
+}
+
+static struct stage_context asking(const char *authority)
+{
+	return (struct stage_context){.in = {.authority = {authority, strlen(authority)}, .port = 1}};
+}
+
+static void passes(const struct stages *s, unsigned int n, ...)
+{
+	va_list ap;
+
+	assert_int_equal(s->n, n);
+	va_start(ap, n);
+	for (unsigned int i = 0; i < n; i++)
+		assert_int_equal(s->id[i], va_arg(ap, int));
+	va_end(ap);
+}
+
+static void tcp_to_tunnel_three_deep(void **state)
+{
+	struct stage_context ctx = asking("10.0.0.7:80");
+	struct stages s;
+
+	(void)state;
+	assert_int_equal(stages_resolve(&li[OUTBOUND], &ctx, &s), STAGE_GO);
+	passes(&s, 3, OUTBOUND, AUDIT, METER);
+	assert_ptr_equal(s.cluster, &to_b);
+	assert_null(s.route);
+	assert_null(s.denied);
+	assert_false(s.forward);
+}
+
+static void tunnel_to_tcp(void **state)
+{
+	struct stage_context ctx = asking("tcp.local:1");
+	struct stages s;
+
+	(void)state;
+	assert_int_equal(stages_resolve(&li[TUNNEL_IN], &ctx, &s), STAGE_GO);
+	passes(&s, 1, TUNNEL_IN);
+	assert_ptr_equal(s.cluster, &local);
+	assert_ptr_equal(s.route, &routes[0]);
+	assert_false(s.forward);
+}
+
+static void tunnel_to_tunnel(void **state)
+{
+	struct stage_context ctx = asking("onward.local:1");
+	struct stages s;
+
+	(void)state;
+	assert_int_equal(stages_resolve(&li[TUNNEL_IN], &ctx, &s), STAGE_GO);
+	passes(&s, 1, TUNNEL_IN);
+	assert_ptr_equal(s.cluster, &to_c);
+	assert_true(s.forward);
+}
+
+static void tcp_to_tcp(void **state)
+{
+	struct stage_context ctx = asking("10.0.0.7:80");
+	struct stages s;
+
+	(void)state;
+	assert_int_equal(stages_resolve(&li[PLAIN], &ctx, &s), STAGE_GO);
+	passes(&s, 1, PLAIN);
+	assert_ptr_equal(s.cluster, &direct);
+}
+
+static void an_internal_cluster_leads_to_its_listener(void **state)
+{
+	struct stage_context ctx = asking("checked.local:1");
+	struct stages s;
+
+	(void)state;
+	assert_int_equal(stages_resolve(&li[TUNNEL_IN], &ctx, &s), STAGE_GO);
+	passes(&s, 2, TUNNEL_IN, CHECK);
+	assert_ptr_equal(s.cluster, &local);
+	assert_ptr_equal(s.route, &routes[2]); /* the last that matched: check has none */
+}
+
+static void no_match_is_no_route_and_says_how_far_it_came(void **state)
+{
+	struct stage_context ctx = asking("elsewhere.local:1");
+	struct stages s;
+
+	(void)state;
+	assert_int_equal(stages_resolve(&li[TUNNEL_IN], &ctx, &s), STAGE_NO_ROUTE);
+	passes(&s, 1, TUNNEL_IN);
+	assert_null(s.cluster);
+	assert_null(s.route);
+	li[TUNNEL_IN].to.listener = &li[METER]; /* now there is a default, and the chain breaks off behind it */
+	li[METER].to.cluster = NULL;
+	assert_int_equal(stages_resolve(&li[TUNNEL_IN], &ctx, &s), STAGE_NO_ROUTE);
+	passes(&s, 2, TUNNEL_IN, METER);
+}
+
+/* ---- what inner listeners see ---- */
+
+static void inner_listeners_route_on_the_outermost_leg(void **state)
+{
+	static const struct header h[] = {{{"x-tenant", 8}, {"blue", 4}}};
+	struct stage_context ctx = asking("checked.local:1");
+	struct stages s;
+
+	(void)state;
+	tenant = (struct cfg_header_match){"x-tenant", exact("blue")};
+	check_routes[0] = (struct cfg_route){.name = "blue", .headers = &tenant, .n_headers = 1, .to = {.listener = &li[METER]}};
+	li[CHECK].routes = check_routes;
+	li[CHECK].n_routes = 1;
+	assert_int_equal(stages_resolve(&li[TUNNEL_IN], &ctx, &s), STAGE_GO);
+	assert_ptr_equal(s.cluster, &local); /* no such header: the default */
+	ctx.in.headers = h;
+	ctx.in.n_headers = 1;
+	assert_int_equal(stages_resolve(&li[TUNNEL_IN], &ctx, &s), STAGE_GO);
+	passes(&s, 3, TUNNEL_IN, CHECK, METER);
+	assert_ptr_equal(s.cluster, &to_b);
+	assert_ptr_equal(s.route, &check_routes[0]);
+}
+
+static void inner_listeners_see_its_metadata(void **state)
+{
+	static const struct header h[] = {{{"baggage", 7}, {"k8s.namespace.name=shop", 23}}};
+	const struct metadata_limits lim = {8192, 64};
+	struct stage_context ctx = asking("checked.local:1");
+	struct metadata *md;
+	struct stages s;
+	int err;
+
+	(void)state;
+	namespace_ = (struct cfg_header_match){"k8s.namespace.name", exact("shop")};
+	check_routes[0] = (struct cfg_route){.headers = &namespace_, .n_headers = 1, .to = {.cluster = &to_c, .forward = true}};
+	li[CHECK].routes = check_routes;
+	li[CHECK].n_routes = 1;
+	md = metadata_build(h, 1, &lim, &err);
+	assert_non_null(md);
+	ctx.in.md = md;
+	assert_int_equal(stages_resolve(&li[TUNNEL_IN], &ctx, &s), STAGE_GO);
+	assert_ptr_equal(s.cluster, &to_c);
+	assert_true(s.forward);
+	metadata_put(md);
+}
+
+static void inner_listeners_see_its_addresses(void **state)
+{
+	struct stage_context ctx = asking("checked.local:1");
+	struct cidr net;
+	struct stages s;
+
+	(void)state;
+	assert_int_equal(cidr_parse("10.1.0.0/16", 11, &net, NULL), 0);
+	check_routes[0] = (struct cfg_route){.cidr = &net, .n_cidr = 1, .to = {.cluster = &direct}};
+	check_routes[1] = (struct cfg_route){.port = 5432, .to = {.cluster = &to_b}};
+	li[CHECK].routes = check_routes;
+	li[CHECK].n_routes = 2;
+	assert_int_equal(addr_parse("10.1.2.3:80", 11, &ctx.in.addr, NULL), 0);
+	assert_int_equal(stages_resolve(&li[TUNNEL_IN], &ctx, &s), STAGE_GO);
+	assert_ptr_equal(s.cluster, &direct);
+	ctx.in.addr.ip[1] = 2;
+	ctx.in.port = 5432;
+	assert_int_equal(stages_resolve(&li[TUNNEL_IN], &ctx, &s), STAGE_GO);
+	assert_ptr_equal(s.cluster, &to_b);
+}
+
+/* ---- length ---- */
+
+static void a_chain_may_be_as_long_as_allowed(void **state)
+{
+	static struct cfg_listener l[CFG_CHAIN_MAX + 2];
+	struct stage_context ctx = asking("a:1");
+	struct stages s;
+
+	(void)state;
+	for (uint32_t i = 0; i < ARRAY_LEN(l); i++)
+		l[i] = (struct cfg_listener){.id = i, .to.listener = i + 1 < ARRAY_LEN(l) ? &l[i + 1] : NULL};
+	l[CFG_CHAIN_MAX - 1].to = (struct cfg_target){.cluster = &local};
+	assert_int_equal(stages_resolve(&l[0], &ctx, &s), STAGE_GO);
+	assert_int_equal(s.n, CFG_CHAIN_MAX);
+	for (uint32_t i = 0; i < CFG_CHAIN_MAX; i++)
+		assert_int_equal(s.id[i], i);
+	l[CFG_CHAIN_MAX - 1].to = (struct cfg_target){.listener = &l[CFG_CHAIN_MAX]}; /* one more */
+	l[CFG_CHAIN_MAX].to = (struct cfg_target){.cluster = &local};
+	assert_int_equal(stages_resolve(&l[0], &ctx, &s), STAGE_NO_ROUTE);
+	l[2].to = (struct cfg_target){.listener = &l[1]}; /* a loop, which the configuration check refuses */
+	assert_int_equal(stages_resolve(&l[0], &ctx, &s), STAGE_NO_ROUTE);
+	assert_int_equal(s.n, CFG_CHAIN_MAX);
+}
+
+int main(void)
+{
+#define T(f) cmocka_unit_test_setup(f, setup)
+	const struct CMUnitTest tests[] = {
+		T(tcp_to_tunnel_three_deep),
+		T(tunnel_to_tcp),
+		T(tunnel_to_tunnel),
+		T(tcp_to_tcp),
+		T(an_internal_cluster_leads_to_its_listener),
+		T(no_match_is_no_route_and_says_how_far_it_came),
+		T(inner_listeners_route_on_the_outermost_leg),
+		T(inner_listeners_see_its_metadata),
+		T(inner_listeners_see_its_addresses),
+		T(a_chain_may_be_as_long_as_allowed),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}

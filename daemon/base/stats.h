@@ -53,7 +53,7 @@
 	X(COPIED_BYTES, "copied_bytes", "payload bytes copied within user space, beside encryption")                             \
 	X(TURNS, "loop_turns", "event loop turns")                                                                               \
 	X(FLOW_STALLS, "flow_control_stalls", "times a stream had bytes to send and no window")                                  \
-	X(MEMORY_PRESSURE, "memory_pressure", "times credit was held back because the memory budget was used up")
+	X(MEMORY_PRESSURE, "memory_pressure", "times windows were shrunk because the memory budget was used up")
 
 #define STATS_GAUGES(X)                                                                                                          \
 	X(CONNECTIONS, "connections", "live connections")                                                                        \

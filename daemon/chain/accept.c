@@ -7,10 +7,12 @@
 #include "chain/daemon.h"
 #include "codec/spiffe.h"
 #include "net/sock.h"
+#include <stdio.h>
 #include <string.h>
 
 #define ACCEPTS 64	  /* per event, so that one busy listener does not starve the rest */
 #define PAUSE_MS 50u
+#define REFUSED_LOG_MS 1000u
 
 struct conn *conn_new(struct worker *w, const struct cfg_listener *l)
 {
@@ -68,13 +70,52 @@ static bool over_limit(const struct worker *w, const struct cfg_listener *l)
 		atomic_load_explicit(&d->per_listener[l->id], memory_order_relaxed) >= l->max_connections);
 }
 
+/* who is refused by a limit leaves a line, however many they are */
+static void refused_log(struct worker *w, const struct cfg_listener *l, const struct addr *peer)
+{
+	char a[ADDR_STR], more[48] = "";
+	uint32_t held;
+
+	stats_inc(&w->loop.stats, ST_REFUSED_LIMIT);
+	if (!log_rate_ok(&w->refused_log, w->loop.now_ms, REFUSED_LOG_MS, &held))
+		return;
+	if (held)
+		snprintf(more, sizeof(more), " (%u more since the last line)", held);
+	log_warn(LA_CHAIN, "connection from %s refused: %s of listener '%s' or limits.max_connections is reached%s", addr_str(peer, a),
+		 l->type == LISTENER_TUNNEL ? "limits.max_tunnels_in, max_connections" : "max_connections", l->name, more);
+}
+
+/* inner listeners have limits, too; the outermost one's was looked at before there was a connection */
+static const struct cfg_listener *inner_limit(struct conn *c)
+{
+	struct daemon *d = c->w->d;
+	const struct cfg_listener *full = NULL;
+
+	for (uint32_t i = 1; i < c->stages.n; i++) {
+		const struct cfg_listener *l = &d->cfg->listeners[c->stages.id[i]];
+		uint32_t n = atomic_fetch_add_explicit(&d->per_listener[l->id], 1, memory_order_relaxed);
+
+		if (l->max_connections && n >= l->max_connections)
+			full = l;
+	}
+	return full;
+}
+
 /* the chain is resolved, then the dial begins or the connection ends with the reason */
 static void conn_route(struct conn *c, const struct cfg_listener *l, struct stage_context *ctx)
 {
 	struct worker *w = c->w;
 
-	switch (stages_resolve(l, ctx, &c->stages)) {
+	enum stage_verdict v = stages_resolve(l, ctx, &c->stages);
+	const struct cfg_listener *full = inner_limit(c);
+
+	switch (v) {
 	case STAGE_GO:
+		if (full) {
+			stats_inc(&w->loop.stats, ST_REFUSED_LIMIT);
+			conn_end(c, END_LIMIT, "listener '%s' has its %u connections", full->name, full->max_connections);
+			return;
+		}
 		for (uint32_t i = 0; i < c->stages.n; i++) {
 			struct listener *s = &w->listeners[c->stages.id[i]];
 
@@ -102,7 +143,7 @@ static void accept_tcp(struct worker *w, const struct cfg_listener *l, int fd, c
 	char a[ADDR_STR];
 
 	if (!c) {
-		stats_inc(&w->loop.stats, ST_REFUSED_LIMIT);
+		refused_log(w, l, peer);
 		sock_reset(fd);
 		return;
 	}
@@ -132,7 +173,7 @@ static void accept_tunnel(struct worker *w, const struct cfg_listener *l, int fd
 	/* the limit is per worker: a hostile peer must not lock out the others by an atomic of all */
 	if (w->draining || w->tunnels.accepted >= max_u64(w->d->cfg->limits.max_tunnels_in / w->d->n_workers, 1) ||
 	    tunnel_accept(&w->tunnels, fd, l, peer) < 0) {
-		stats_inc(&w->loop.stats, ST_REFUSED_LIMIT);
+		refused_log(w, l, peer);
 		sock_reset(fd);
 	}
 }
@@ -250,7 +291,7 @@ static void on_request(void *owner, struct tunnel *t, int32_t id, const struct h
 	int status = connect_parse(h, n, flags, &in, &why);
 
 	if (!c) {
-		stats_inc(&w->loop.stats, ST_REFUSED_LIMIT);
+		refused_log(w, l, &t->who->remote);
 		refuse_at_once(w, t, id, 503);
 		return;
 	}

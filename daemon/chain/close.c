@@ -114,7 +114,8 @@ static void uncount(struct conn *c)
 	struct daemon *d = c->w->d;
 
 	atomic_fetch_sub_explicit(&d->connections, 1, memory_order_relaxed);
-	atomic_fetch_sub_explicit(&d->per_listener[c->stages.id[0]], 1, memory_order_relaxed);
+	for (uint32_t i = 0; i < c->stages.n; i++)
+		atomic_fetch_sub_explicit(&d->per_listener[c->stages.id[i]], 1, memory_order_relaxed);
 	if (c->counted)
 		atomic_fetch_sub_explicit(&d->per_cluster[c->stages.cluster->id], 1, memory_order_relaxed);
 	stats_gauge(&c->w->loop.stats, SG_CONNECTIONS, -1);
@@ -134,7 +135,8 @@ static void failed_log(struct conn *c)
 	char src[ADDR_STR], more[48] = "";
 	uint32_t held;
 
-	if (c->ending == END_SRC_RESET || c->ending == END_SRC_TUNNEL || c->ending == END_SHUTDOWN ||
+	/* END_NO_TUNNEL: the pool has said it */
+	if (c->ending == END_SRC_RESET || c->ending == END_SRC_TUNNEL || c->ending == END_SHUTDOWN || c->ending == END_NO_TUNNEL ||
 	    !log_rate_ok(&c->w->failed_log, c->w->loop.now_ms, FAIL_LOG_MS, &held))
 		return;
 	if (held)

@@ -81,6 +81,7 @@ static struct endpoint *pick(struct conn *c, struct cluster *cl)
 static void dial_tcp(struct conn *c, const struct addr *to)
 {
 	struct leg *g = &c->leg[DST];
+	char a[ADDR_STR];
 
 	stats_add(&c->w->loop.stats, ST_SYS_OTHER, 3);
 	g->fd = sock_connect(to);
@@ -97,7 +98,7 @@ static void dial_tcp(struct conn *c, const struct addr *to)
 		g->kind = LEG_NONE;
 		g->fd = -1;
 		stats_inc(&c->w->loop.stats, ST_CONNECT_FAIL);
-		conn_end(c, END_CONNECT, "connect: %s", strerror(-e));
+		conn_end(c, END_CONNECT, "connect to %s: %s", addr_str(to, a), strerror(-e));
 		return;
 	}
 	arm(c, c->stages.cluster->connect_timeout_ms);

@@ -18,11 +18,24 @@
 #define PUMP_TURN (256u * 1024u) /* bytes of one connection per event, socket to socket */
 #define IOVS 64
 
+/* the shortest of the chain's listeners; 0: none */
+static uint64_t idle_ms(const struct conn *c)
+{
+	uint64_t ms = 0;
+
+	for (uint32_t i = 0; i < c->stages.n; i++) {
+		uint64_t v = c->w->d->cfg->listeners[c->stages.id[i]].idle_timeout_ms;
+
+		if (v && (!ms || v < ms))
+			ms = v;
+	}
+	return ms;
+}
+
 static void idle(struct timer *t, void *arg)
 {
 	struct conn *c = arg;
-	const struct cfg_listener *l = &c->w->d->cfg->listeners[c->stages.id[0]];
-	uint64_t now = c->w->loop.now_ms, end = c->last_ms + l->idle_timeout_ms;
+	uint64_t now = c->w->loop.now_ms, ms = idle_ms(c), end = c->last_ms + ms;
 
 	if (c->state != CONN_OPEN)
 		return;
@@ -31,7 +44,7 @@ static void idle(struct timer *t, void *arg)
 		return;
 	}
 	stats_inc(&c->w->loop.stats, ST_IDLE_CLOSED);
-	conn_end(c, END_IDLE, "no byte for %llu s", (unsigned long long)(l->idle_timeout_ms / 1000));
+	conn_end(c, END_IDLE, "no byte for %llu s", (unsigned long long)(ms / 1000));
 }
 
 static struct leg *peer_of(struct conn *c, const struct leg *g)
@@ -384,7 +397,7 @@ void relay_more(struct conn *c)
 void relay_open(struct conn *c)
 {
 	struct worker *w = c->w;
-	const struct cfg_listener *l = &w->d->cfg->listeners[c->stages.id[0]];
+	uint64_t ms = idle_ms(c);
 
 	if (!conn_set_state(c, CONN_OPEN))
 		return;
@@ -394,10 +407,10 @@ void relay_open(struct conn *c)
 	relay_early_drop(c);
 	report_open(c);
 	timer_disarm(&w->loop.timers, &c->timer);
-	if (l->idle_timeout_ms) {
+	if (ms) {
 		c->timer.fire = idle;
 		c->timer.arg = c;
-		timer_arm(&w->loop.timers, &c->timer, w->loop.now_ms + l->idle_timeout_ms);
+		timer_arm(&w->loop.timers, &c->timer, w->loop.now_ms + ms);
 	}
 	c->last_ms = w->loop.now_ms;
 	c->task.run = more_task;

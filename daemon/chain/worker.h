@@ -66,7 +66,7 @@ struct worker {
 	struct conn *touched[CHUNKS];
 	uint32_t n_touched;
 	uint64_t next_conn;
-	struct log_rate failed_log;
+	struct log_rate failed_log, refused_log;
 	bool draining;
 	struct timer drain;
 	uint64_t drain_end_ms;

@@ -9,6 +9,7 @@
 #include <string.h>
 
 #define HEADERS_MAX 128u     /* fields kept of one block; limits.header_count may be lower */
+#define GOAWAYS_FREE 8u
 #define HEADERS_ABSURD 4u    /* times the byte limit: then it is an attack, not a mistake */
 
 struct h2_headers {
@@ -152,7 +153,9 @@ static int on_frame(nghttp2_session *ng, const nghttp2_frame *f, void *arg)
 		h->reset_id = f->hd.stream_id; /* on_close() follows, unless the stream is gone already */
 		break;
 	case NGHTTP2_SETTINGS:
-		if (!(f->hd.flags & NGHTTP2_FLAG_ACK)) {
+		if (f->hd.flags & NGHTTP2_FLAG_ACK) {
+			h2_window_acknowledged(h);
+		} else {
 			rate(h, HR_SETTINGS);
 			h->settled = true;
 			h->ops->settings(h->owner);
@@ -170,8 +173,11 @@ static int on_frame(nghttp2_session *ng, const nghttp2_frame *f, void *arg)
 		break;
 	case NGHTTP2_GOAWAY:
 		stats_inc(&h->loop->stats, ST_GOAWAY_RX);
+		if (h->goaways++ >= GOAWAYS_FREE) /* two are the orderly way to leave */
+			rate(h, HR_GLITCH);
+		else
+			h->ops->goaway(h->owner, f->goaway.error_code);
 		h->goaway_rx = true;
-		h->ops->goaway(h->owner, f->goaway.error_code);
 		break;
 	case NGHTTP2_WINDOW_UPDATE:
 		if (!f->hd.stream_id) /* per stream they come with the data that we sent */
@@ -193,13 +199,7 @@ static int on_data(nghttp2_session *ng, uint8_t flags, int32_t id, const uint8_t
 		(void)nghttp2_session_consume(ng, id, n);
 		return 0;
 	}
-	if (h2_pressure(h->loop)) {
-		s->held += (uint32_t)n;
-		stats_inc(&h->loop->stats, ST_MEMORY_PRESSURE);
-	} else {
-		(void)nghttp2_session_consume_connection(ng, n);
-	}
-	h2_tune_connection(h, n);
+	h2_window_received(h, n);
 	h->ops->data(h->owner, s, p, n);
 	return 0;
 }

@@ -1,5 +1,5 @@
 /*
- * HTTP/2 session: life cycle, output and streams. Input callbacks are in input.c.
+ * HTTP/2 session: life cycle, output and streams. Input callbacks are in input.c, flow control in window.c.
  */
 #include "h2/session.h"
 #include "h2/session_int.h"
@@ -12,10 +12,6 @@
 #define FRAME_ONE (SCRATCH_PLAIN - FRAME_HDR)	/* a stream alone: header + payload fill eight records */
 #define FRAME_MANY (2u * 16384u - FRAME_HDR)	/* several: two records each, for fairness */
 #define EARLY_RST_S 50u	  /* resets before a response per second that we send: half of what peers tolerate */
-#define GROW_RTTS 2u
-#define RTT_FRESH_MS 200u
-#define IDLE_SHRINK_MS 10000u
-#define WINDOW_START (1024u * 1024u) /* of the connection */
 
 static ssize_t frame_cap(nghttp2_session *ng, uint8_t type, int32_t id, int32_t session_window, int32_t stream_window,
 			 uint32_t max_frame, void *arg)
@@ -120,8 +116,9 @@ int h2_init(struct h2 *h, struct loop *l, bool server, uint32_t max_streams, con
 	h->owner = owner;
 	h->server = server;
 	h->max_streams = max_streams;
-	h->window = (uint32_t)min_u64(WINDOW_START, lim->connection_window);
+	h->window = (uint32_t)min_u64(H2_WINDOW_START, lim->connection_window);
 	h->t0_ms = (uint32_t)l->now_ms;
+	h->settings_out = 1;
 	r = session_new(h, server);
 	if (r < 0)
 		return r;
@@ -246,7 +243,7 @@ static void stream_init(struct h2 *h, struct h2_stream *s, int32_t id)
 	memset(s, 0, sizeof(*s));
 	s->h = h;
 	s->id = id;
-	s->window = h->loop->cfg->limits.stream_window;
+	s->window = h2_window_initial(h);
 	s->t0_ms = (uint32_t)h->loop->now_ms;
 	LIST_INSERT_HEAD(&h->all, s, link);
 	h->streams++;
@@ -262,9 +259,6 @@ void h2_stream_gone(struct h2_stream *s)
 
 	if (!s->id)
 		return;
-	if (s->held) /* the window is the connection's, which goes on */
-		(void)nghttp2_session_consume_connection(h->ng, s->held);
-	s->held = 0;
 	s->id = 0;
 	s->h = NULL;
 	LIST_REMOVE(s, link);
@@ -351,95 +345,11 @@ void h2_resume(struct h2_stream *s)
 {
 	if (!s->id)
 		return;
+	if (nghttp2_session_get_stream_remote_window_size(s->h->ng, s->id) == 0 || nghttp2_session_get_remote_window_size(s->h->ng) <= 0)
+		stats_inc(&s->h->loop->stats, ST_FLOW_STALLS);
 	/* an error means: not deferred, or the HEADERS are still queued; both need nothing */
 	(void)nghttp2_session_resume_data(s->h->ng, s->id);
 	s->h->ops->dirty(s->h->owner);
-}
-
-bool h2_pressure(const struct loop *l)
-{
-	uint64_t limit = l->cfg->limits.memory / l->cfg->workers;
-
-	return (uint64_t)max_u64((uint64_t)atomic_load_explicit(&l->stats.g[SG_BUFFERED], memory_order_relaxed), 0) > limit;
-}
-
-static uint32_t rtt(struct h2 *h)
-{
-	uint32_t now = (uint32_t)h->loop->now_ms;
-
-	if (!h->rtt_us || now - h->rtt_at_ms > RTT_FRESH_MS) {
-		h->rtt_us = h->ops->rtt_us(h->owner);
-		h->rtt_at_ms = now;
-		stats_inc(&h->loop->stats, ST_SYS_OTHER);
-	}
-	return h->rtt_us;
-}
-
-/*
- * A window grows when half of it was used up within GROW_RTTS round trips of the bare path: then the peer is waiting for credit
- * rather than we for bytes (the rule TCP's receive buffer follows). The bare path, not the measured round trip: that
- * contains the queue which a window too large makes. It shrinks after a pause and under memory pressure.
- */
-static uint32_t tuned(struct h2 *h, uint32_t window, uint32_t start, uint32_t max, uint32_t *t0_ms)
-{
-	uint32_t now = (uint32_t)h->loop->now_ms, dt = now - *t0_ms;
-
-	*t0_ms = now;
-	if (h2_pressure(h->loop) || dt > IDLE_SHRINK_MS)
-		return start;
-	if (window < max && dt <= 2000 && dt * 1000ull < (uint64_t)GROW_RTTS * rtt(h))
-		return (uint32_t)min_u64((uint64_t)window * 2, max);
-	return window;
-}
-
-static void tune_stream(struct h2 *h, struct h2_stream *s, size_t n)
-{
-	const struct cfg_limits *lim = &h->loop->cfg->limits;
-	uint32_t want;
-
-	s->got += (uint32_t)n;
-	if (s->got < s->window / 2)
-		return;
-	s->got = 0;
-	want = tuned(h, s->window, lim->stream_window, lim->stream_window_max, &s->t0_ms);
-	if (want != s->window && nghttp2_session_set_local_window_size(h->ng, NGHTTP2_FLAG_NONE, s->id, (int32_t)want) == 0)
-		s->window = want;
-}
-
-/*
- * The connection's window bounds what is on its way: the path and the kernel's buffers at both ends. That queue is what a small
- * message has to wait behind, so it starts small.
- */
-void h2_tune_connection(struct h2 *h, size_t n)
-{
-	const struct cfg_limits *lim = &h->loop->cfg->limits;
-	uint32_t want;
-
-	h->got += (uint32_t)n;
-	if (h->got < h->window / 2)
-		return;
-	h->got = 0;
-	want = tuned(h, h->window, (uint32_t)min_u64(WINDOW_START, lim->connection_window), lim->connection_window, &h->t0_ms);
-	if (want != h->window && nghttp2_session_set_local_window_size(h->ng, NGHTTP2_FLAG_NONE, 0, (int32_t)want) == 0)
-		h->window = want;
-}
-
-void h2_consumed(struct h2_stream *s, size_t n)
-{
-	struct h2 *h = s->h;
-	uint32_t back;
-
-	if (!s->id)
-		return;
-	back = (uint32_t)min_u64(n, s->held);
-	if (back) {
-		s->held -= back;
-		(void)nghttp2_session_consume_connection(h->ng, back);
-	}
-	(void)nghttp2_session_consume_stream(h->ng, s->id, n);
-	tune_stream(h, s, n);
-	if (nghttp2_session_want_write(h->ng))
-		h->ops->dirty(h->owner);
 }
 
 bool h2_may_reset_early(struct h2 *h)

@@ -4,8 +4,8 @@
  *   - out: DATA is pulled from its source straight into the worker's plaintext buffer (nghttp2's NO_COPY path), only while
  *     the socket takes bytes; one flush per loop turn, frames and records filled.
  *   - in:  DATA is handed on as pointers into the worker's input buffer.
- *   - credit: a stream's window is given back only for bytes that left (h2_consumed()); the connection's at once, as long as the
- *     worker's memory budget holds, so one stuck stream never stops another.
+ *   - credit: a stream's window is given back only for bytes that left (h2_consumed()); the connection's at once, so one stuck
+ *     stream never stops another. When memory is short the windows of all streams are shrunk.
  *   - limits: rates of control frames per second (interop C1.6), header list, concurrent streams.
  * Worker thread only. Sources: RFC 9113, nghttp2 1.52 programmers' guide.
  */
@@ -22,7 +22,6 @@ struct h2_stream {
 	uint32_t window;   /* receive window in force */
 	uint32_t got;	   /* consumed since t0 */
 	uint32_t t0_ms;
-	uint32_t held;	   /* connection credit held back for it: memory pressure */
 	bool answered;	   /* server: we sent our response HEADERS */
 };
 
@@ -71,8 +70,13 @@ struct h2 {
 	int32_t bulk_last;
 	uint32_t rtt_us, rtt_at_ms;
 	uint32_t window, got, t0_ms; /* the connection's, as in struct h2_stream */
+	bool squeezed;	     /* memory is short: streams have small windows */
+	bool squeezing;	     /* the SETTINGS for that, or for the contrary, are not acknowledged yet */
+	uint8_t settings_out; /* SETTINGS frames of ours without acknowledgement */
+	uint64_t squeezed_ms;
 	uint64_t rate_s;     /* second that the rates are counted in */
 	uint32_t rate[HR_RATES];
+	uint32_t goaways;    /* received */
 	uint32_t early_rst;  /* client: RST_STREAM before a response sent in this second */
 	uint64_t early_rst_s;
 	struct h2_headers *hdr;
@@ -110,6 +114,8 @@ void h2_forget(struct h2_stream *s);
 void h2_resume(struct h2_stream *s);
 /** h2_consumed() - @n bytes of data() have left (or were thrown away): credit for the peer. A closed @s is fine. */
 void h2_consumed(struct h2_stream *s, size_t n);
+/** h2_window_check() - shrink or restore the streams' windows as memory asks for; now and then, and when data comes */
+void h2_window_check(struct h2 *h);
 /** h2_may_reset_early() - client: may a stream without response be reset now without looking hostile to the peer? */
 bool h2_may_reset_early(struct h2 *h);
 /** h2_room() - client: how many more streams the peer's settings allow */

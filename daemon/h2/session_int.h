@@ -10,5 +10,8 @@ void h2_input_callbacks(nghttp2_session_callbacks *c);
 void h2_headers_drop(struct h2 *h);
 void h2_stream_gone(struct h2_stream *s);
 void h2_reset_id(struct h2 *h, int32_t id, uint32_t code);
-bool h2_pressure(const struct loop *l);
-void h2_tune_connection(struct h2 *h, size_t n);
+/* window.c */
+#define H2_WINDOW_START (1024u * 1024u) /* of the connection */
+uint32_t h2_window_initial(const struct h2 *h); /* of a new stream */
+void h2_window_received(struct h2 *h, size_t n); /* DATA came in */
+void h2_window_acknowledged(struct h2 *h);	 /* our SETTINGS are in force */

@@ -66,6 +66,25 @@ static const char *listen_hint(int e)
 	return "";
 }
 
+int sock_probe(const struct addr *a, struct err *reterr)
+{
+	struct sockaddr_storage sa;
+	socklen_t n = addr_to_sa(a, &sa);
+	char s[ADDR_STR];
+	int e;
+	AUTO_FD fd = socket(sa.ss_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+	if (fd < 0)
+		return err_set(reterr, -errno, "socket: %s", strerror(errno));
+	opt_int(fd, SOL_SOCKET, SO_REUSEADDR, 1);
+	if (a->family == AF_INET6)
+		opt_int(fd, IPPROTO_IPV6, IPV6_V6ONLY, 1);
+	if (!bind(fd, (struct sockaddr *)&sa, n))
+		return 0;
+	e = errno;
+	return err_set(reterr, -e, "cannot listen on %s: %s%s", addr_str(a, s), strerror(e), listen_hint(e));
+}
+
 int sock_listen(const struct addr *a, int backlog, int *ret_fd, struct err *reterr)
 {
 	struct sockaddr_storage sa;

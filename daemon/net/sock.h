@@ -9,6 +9,11 @@
 #include <sys/uio.h>
 
 /**
+ * sock_probe() - is the address free? sock_listen() cannot tell: SO_REUSEPORT joins whoever listens there with it, be it another
+ * agent of the same user. Return: as sock_listen().
+ */
+int sock_probe(const struct addr *a, struct err *reterr);
+/**
  * sock_listen() - one SO_REUSEPORT listener. TCP_NODELAY and keep-alive are set here and inherited by accepted sockets.
  * Return: 0 and *ret_fd (caller closes), or -errno with a sentence that says what to do.
  */

@@ -289,7 +289,7 @@ int tls_peer_check(struct WOLFSSL *ssl, const struct tls_ctx *t, const char *con
 	return 0;
 }
 
-static const char *alert_hint(int code)
+const char *tls_alert_hint(int code)
 {
 	switch (code) {
 	case 42: /* bad_certificate */
@@ -299,6 +299,8 @@ static const char *alert_hint(int code)
 		return "the peer says our certificate has expired: rotate it, or check the peer's clock";
 	case 46:
 		return "the peer could not accept our certificate";
+	case 49: /* access_denied */
+		return "the peer does not accept our SPIFFE id (its listener's accept, its cluster's expect, or the trust domain)";
 	case 116:
 		return "the peer requires a client certificate";
 	case 120:
@@ -339,6 +341,6 @@ int tls_explain(struct WOLFSSL *ssl, int ret, struct err *reterr)
 	}
 	wolfSSL_get_alert_history(ssl, &h);
 	if (h.last_rx.code > 0)
-		return err_set(reterr, -EACCES, "TLS alert %d from the peer: %s", h.last_rx.code, alert_hint(h.last_rx.code));
+		return err_set(reterr, -EACCES, "TLS alert %d from the peer: %s", h.last_rx.code, tls_alert_hint(h.last_rx.code));
 	return err_set(reterr, -EPROTO, "TLS: %s", wolf_reason(e, why));
 }

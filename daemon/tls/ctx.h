@@ -42,5 +42,7 @@ struct WOLFSSL *tls_session(struct tls_ctx *t, bool server, int fd, const char *
  */
 int tls_peer_check(struct WOLFSSL *ssl, const struct tls_ctx *t, const char *const *ids, uint32_t n_ids, struct tls_peer *ret,
 		   struct err *reterr);
+/** tls_alert_hint() - what an alert from the peer means for the operator; static text */
+const char *tls_alert_hint(int code);
 /** tls_explain() - a failed handshake in words that say what to do. Return: negative errno. */
 int tls_explain(struct WOLFSSL *ssl, int ret, struct err *reterr);

@@ -25,6 +25,7 @@
 #define WORN (1ull << 24) /* records; the limit for AES-GCM is 2^24.5 */
 
 enum { TYPE_ALERT = 21, TYPE_HANDSHAKE = 22, TYPE_DATA = 23 };
+enum { ALERT_WARNING = 1, ALERT_FATAL = 2, ALERT_CLOSE_NOTIFY = 0, ALERT_ACCESS_DENIED = 49 };
 enum { HS_NEW_SESSION_TICKET = 4, HS_KEY_UPDATE = 24 };
 
 struct dir {
@@ -112,6 +113,8 @@ static int keys_take(struct rec *r, struct err *reterr)
 	return 0;
 }
 
+static void send_alert(struct rec *r, uint8_t level, uint8_t code);
+
 int rec_handshake(struct rec *r, const char *const *ids, uint32_t n_ids, struct tls_peer *ret_peer, struct err *reterr)
 {
 	int ret, e;
@@ -125,9 +128,12 @@ int rec_handshake(struct rec *r, const char *const *ids, uint32_t n_ids, struct 
 			return -EAGAIN;
 		return tls_explain(r->ssl, ret, reterr);
 	}
-	ret = tls_peer_check(r->ssl, r->tls, ids, n_ids, ret_peer, reterr);
-	if (ret == 0)
-		ret = keys_take(r, reterr);
+	ret = keys_take(r, reterr);
+	if (ret == 0) {
+		ret = tls_peer_check(r->ssl, r->tls, ids, n_ids, ret_peer, reterr);
+		if (ret < 0) /* its own log should say why, too */
+			send_alert(r, ALERT_FATAL, ALERT_ACCESS_DENIED);
+	}
 	wolfSSL_free(r->ssl);
 	r->ssl = NULL;
 	return ret;
@@ -286,7 +292,7 @@ static int control(struct rec *r, uint8_t type, const uint8_t *p, size_t n, stru
 			r->ended = true;
 			return 0;
 		}
-		return err_set(reterr, -EPROTO, "TLS alert %u from the peer", p[1]);
+		return err_set(reterr, -EPROTO, "TLS alert %u from the peer: %s", p[1], tls_alert_hint(p[1]));
 	}
 	if (type == TYPE_HANDSHAKE && n >= 4 && p[0] == HS_NEW_SESSION_TICKET)
 		return 0;
@@ -400,18 +406,22 @@ bool rec_worn(const struct rec *r)
 	return r->keys && (r->keys->tx.seq >= WORN || r->keys->rx.seq >= WORN);
 }
 
+/* best effort: what does not fit into the socket's buffer now is not worth waiting for */
+static void send_alert(struct rec *r, uint8_t level, uint8_t code)
+{
+	uint8_t alert[3] = { level, code }, out[64];
+	ssize_t n = seal(r->keys, TYPE_ALERT, alert, 2, out);
+
+	if (n > 0)
+		(void)!send(r->fd, out, (size_t)n, MSG_DONTWAIT | MSG_NOSIGNAL);
+}
+
 void rec_close(struct rec *r, bool orderly)
 {
-	uint8_t alert[3] = { 1, 0 }, out[64];
-
 	if (r->fd < 0 || !r->loop)
 		return;
-	if (orderly && r->engine == REC_USER && !r->ssl && !r->pend.len) {
-		ssize_t n = seal(r->keys, TYPE_ALERT, alert, 2, out);
-
-		if (n > 0)
-			(void)!send(r->fd, out, (size_t)n, MSG_DONTWAIT | MSG_NOSIGNAL);
-	}
+	if (orderly && r->engine == REC_USER && !r->ssl && !r->pend.len)
+		send_alert(r, ALERT_WARNING, ALERT_CLOSE_NOTIFY);
 	stats_gauge(&r->loop->stats, SG_BUFFERED, -(int64_t)(r->part.len + r->pend.len));
 	if (r->ssl)
 		wolfSSL_free(r->ssl);

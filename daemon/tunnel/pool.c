@@ -4,6 +4,7 @@
  */
 #include "tunnel/pool.h"
 #include "base/clean.h"
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -216,6 +217,18 @@ static int grow(struct pool_peer *e, struct err *reterr)
 	return 0;
 }
 
+static void dial_log(struct pool_peer *e)
+{
+	char a[ADDR_STR], more[48] = "";
+	uint32_t held;
+
+	if (!log_rate_ok(&e->log, e->pool->ts->l->now_ms, DIAL_LOG_MS, &held))
+		return;
+	if (held)
+		snprintf(more, sizeof(more), " (%u more since the last line)", held);
+	log_warn(LA_TUNNEL, "cluster %s: no tunnel to %s: %s%s", e->pool->cluster->name, addr_str(&e->to, a), e->why.msg, more);
+}
+
 static void serve(struct pool_peer *e)
 {
 	struct pool_wait *w;
@@ -232,8 +245,10 @@ static void serve(struct pool_peer *e)
 	if (TAILQ_EMPTY(&e->queue) || e->fence) /* at a fence there is room already */
 		return;
 	r = grow(e, &e->why);
-	if (r < 0)
+	if (r < 0) {
+		dial_log(e);
 		fail_all(e, r, e->why.msg);
+	}
 }
 
 int pool_get(struct pool *p, const struct addr *to, struct pool_wait *w, bool *ret_waited)
@@ -303,8 +318,7 @@ void pool_tunnel_changed(struct pool_peer *e)
 
 void pool_tunnel_gone(struct pool_peer *e, struct tunnel *t, int error)
 {
-	uint32_t held, alive = 0;
-	char a[ADDR_STR];
+	uint32_t alive = 0;
 
 	if (e->last == t) {
 		e->last = NULL;
@@ -317,9 +331,7 @@ void pool_tunnel_gone(struct pool_peer *e, struct tunnel *t, int error)
 		}
 	if (!t->open_us && error != -ESHUTDOWN) {
 		e->why = t->why;
-		if (log_rate_ok(&e->log, e->pool->ts->l->now_ms, DIAL_LOG_MS, &held))
-			log_warn(LA_TUNNEL, "cluster %s: no tunnel to %s: %s (%u more since the last line)", e->pool->cluster->name,
-				 addr_str(&e->to, a), t->why.msg, held);
+		dial_log(e);
 		for (uint32_t i = 0; i < e->n; i++)
 			alive += e->t[i]->state <= TUNNEL_OPEN;
 		if (!alive)

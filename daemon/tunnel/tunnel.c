@@ -476,6 +476,7 @@ static void tick(struct timer *timer, void *arg)
 							     "no HTTP/2 SETTINGS in time: is the peer an HBONE agent?");
 		return;
 	}
+	h2_window_check(&t->h2);
 	if (times(t)->ping_ms)
 		keep_alive(t);
 	if (t->state == TUNNEL_CLOSED)

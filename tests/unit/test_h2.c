@@ -103,7 +103,7 @@ static void each_side_says_its_limits(void **state)
 	assert_int_equal(setting(&f, NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS), UINT32_MAX); /* not sent */
 	assert_int_equal(wire_count(c, 24, NGHTTP2_WINDOW_UPDATE, 0, &f), 1);
 	assert_int_equal(f.id, 0);
-	assert_int_equal(u32_get(f.p), WINDOW_START - 65535);
+	assert_int_equal(u32_get(f.p), H2_WINDOW_START - 65535);
 	assert_int_equal(wire_count(s, 0, NGHTTP2_SETTINGS, 0, &f), 1);
 	assert_int_equal(setting(&f, NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS), 77); /* the truth */
 	assert_int_equal(setting(&f, NGHTTP2_SETTINGS_ENABLE_PUSH), UINT32_MAX);

@@ -74,7 +74,9 @@ void api_fail(struct api_answer *ans, unsigned int status, const char *fmt, ...)
 
 void api_fail_inspect(struct api_answer *ans, int r)
 {
-	if (r == -ETIMEDOUT)
+	if (r == -EAGAIN)
+		api_fail(ans, 503, "a worker has many orders waiting, or is not running yet; try again");
+	else if (r == -ETIMEDOUT)
 		api_fail(ans, 503,
 			 "a worker did not answer within a second; try again, and if that lasts, look at the log");
 	else

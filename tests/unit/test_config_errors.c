@@ -235,11 +235,11 @@ static void wrong_identities(void **state)
 		{ID "    trust_domain: Cluster\n",
 		 "t.yaml:6:19: identities[0] 'a' trust_domain: 'Cluster': want a trust domain: lower-case letters, digits and . - _"},
 		{ID "    ciphers: TLS_AES_128_GCM_SHA257\n",
-		 "t.yaml:6:14: identities[0] 'a' ciphers: 'TLS_AES_128_GCM_SHA257' is no TLS 1.3 cipher suite (did you mean "
+		 "t.yaml:6:14: identities[0] 'a' ciphers: 'TLS_AES_128_GCM_SHA257' is no cipher suite of tunnels (did you mean "
 		 "'TLS_AES_128_GCM_SHA256'?)"},
 		{ID "    ciphers: TLS_AES_128_GCM_SHA256:TLS13-AES128-GCM-SHA256\n",
 		 "t.yaml:6:14: identities[0] 'a' ciphers: 'TLS13-AES128-GCM-SHA256' is here twice"},
-		{ID "    ciphers: 'TLS_AES_128_GCM_SHA256:'\n", "t.yaml:6:14: identities[0] 'a' ciphers: '' is no TLS 1.3 cipher suite"},
+		{ID "    ciphers: 'TLS_AES_128_GCM_SHA256:'\n", "t.yaml:6:14: identities[0] 'a' ciphers: '' is no cipher suite of tunnels"},
 		{ID "  - {name: a, certificate: " PEM ", key: " PEM ", ca: " PEM "}\n",
 		 "t.yaml:6:12: identities[1]: name 'a' is taken: t.yaml:2:11 has it, too"},
 		{"clusters:\n  - {name: c, type: tunnel, endpoints: [\"1.2.3.4:5\"]}\n",

@@ -36,6 +36,9 @@ wolfssl_libs	 := $(wolfssl_dir)/lib/libwolfssl.a
 else
 wolfssl_cppflags := -DADIT_WOLFSSL_PACKAGED=1
 wolfssl_libs	 := -lwolfssl
+ifeq ($(wildcard /usr/include/wolfssl/options.h)$(filter setup test demo bench help clean,$(MAKECMDGOALS)),)
+$(error no wolfSSL for this user: run 'make setup' first, as the user who builds)
+endif
 endif
 
 # ---- flags

@@ -222,6 +222,13 @@ static int early_keep(struct conn *c, const uint8_t *p, size_t n)
 	return 0;
 }
 
+static size_t early_room(const struct conn *c)
+{
+	size_t limit = c->w->d->cfg->limits.early_data;
+
+	return limit > c->early_data.len ? limit - c->early_data.len : 0;
+}
+
 void relay_early_drop(struct conn *c)
 {
 	queued(c, -(int64_t)c->early_data.len);
@@ -235,6 +242,11 @@ ssize_t relay_pull(struct conn *c, int side, uint8_t *dst, size_t max, bool *ret
 
 	if (c->state == CONN_CLOSED || to->out_done)
 		return -EAGAIN;
+	if (c->early) {
+		max = min_u64(max, early_room(c));
+		if (!max && (to->q.len || !from->in_done))
+			return -EAGAIN; /* the rest waits until the answer is here: in the socket, or against the stream's window */
+	}
 	if (to->q.len) {
 		n = (ssize_t)min_u64(to->q.len, max);
 		if (early_keep(c, buf_at(&to->q), (size_t)n) < 0)
@@ -248,14 +260,6 @@ ssize_t relay_pull(struct conn *c, int side, uint8_t *dst, size_t max, bool *ret
 		return n;
 	}
 	if (!from->in_done && from->kind == LEG_SOCK && from->readable) {
-		if (c->early) {
-			size_t left = c->w->d->cfg->limits.early_data;
-
-			left = left > c->early_data.len ? left - c->early_data.len : 0;
-			max = min_u64(max, left);
-			if (!max)
-				return -EAGAIN; /* the rest stays in the socket until the answer is here */
-		}
 		n = leg_read(c, from, dst, max);
 		if (n > 0) {
 			if (early_keep(c, dst, (size_t)n) < 0)

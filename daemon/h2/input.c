@@ -103,6 +103,11 @@ static int on_header(nghttp2_session *ng, const nghttp2_frame *f, nghttp2_rcbuf 
 	return 0;
 }
 
+static bool interim(const struct h2_headers *b)
+{
+	return b->n && slice_is(b->h[0].name, ":status") && b->h[0].value.n == 3 && b->h[0].value.p[0] == '1';
+}
+
 static void headers_done(struct h2 *h, const nghttp2_frame *f, struct h2_stream *s)
 {
 	unsigned flags = (f->hd.flags & NGHTTP2_FLAG_END_STREAM ? H2_HEADERS_END : 0u) |
@@ -115,7 +120,12 @@ static void headers_done(struct h2 *h, const nghttp2_frame *f, struct h2_stream 
 			h->ops->request(h->owner, f->hd.stream_id, h->hdr->h, h->hdr->n, flags);
 	} else if (!s && !h->server) { /* forgotten while its answer was awaited: h2_may_reset_early() */
 		h2_reset_id(h, f->hd.stream_id, NGHTTP2_CONNECT_ERROR);
-	} else if (s && h->hdr && f->headers.cat == NGHTTP2_HCAT_RESPONSE) {
+	} else if (s && h->hdr && !h->server && !s->answered) {
+		if (interim(h->hdr)) { /* the final one follows, as what nghttp2 calls HCAT_HEADERS */
+			h2_headers_drop(h);
+			return;
+		}
+		s->answered = true;
 		h->ops->response(h->owner, s, h->hdr->h, h->hdr->n, flags);
 	} else if (s && (flags & H2_HEADERS_END)) {
 		h->ops->end(h->owner, s); /* trailers: a tunnelled connection has no use for them */

@@ -22,7 +22,7 @@ struct h2_stream {
 	uint32_t window;   /* receive window in force */
 	uint32_t got;	   /* consumed since t0 */
 	uint32_t t0_ms;
-	bool answered;	   /* server: we sent our response HEADERS */
+	bool answered;	   /* the final response HEADERS were sent (server) or received (client) */
 };
 
 enum { H2_HEADERS_END = 1, H2_HEADERS_TOO_BIG = 2 };

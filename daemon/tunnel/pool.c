@@ -3,6 +3,7 @@
  * arrival; if there is none, another tunnel is dialled when those under way will not do.
  */
 #include "tunnel/pool.h"
+#include "tunnel/tunnel_int.h"
 #include "base/clean.h"
 #include <stdio.h>
 #include <stdlib.h>
@@ -189,7 +190,7 @@ static void retire_spent(struct pool_peer *e)
 		if (e->t[i]->state == TUNNEL_OPEN && e->t[i]->h2.total >= c->max_requests) {
 			err_set(&e->t[i]->why, 0, "replaced: max_requests");
 			e->t[i]->drain_step = 2; /* tunnel_drain() would come back here */
-			e->t[i]->state = TUNNEL_DRAINING;
+			tunnel_set_state(e->t[i], TUNNEL_DRAINING);
 			h2_goaway_last(&e->t[i]->h2, NGHTTP2_NO_ERROR);
 		}
 }

@@ -1,4 +1,4 @@
-/* Between tunnel.c and ops.c. */
+/* Between tunnel.c, ops.c and pool.c. */
 #pragma once
 #include "tunnel/tunnel.h"
 

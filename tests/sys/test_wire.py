@@ -177,6 +177,7 @@ def test_malformed_request(w, node, headers):
     sid, h.next_sid = h.next_sid, h.next_sid + 2
     h.headers(sid, headers)
     assert h.status(sid) == 400 or h.resets.get(sid) == h2raw.PROTOCOL_ERROR, (h.answers.get(sid), h.resets)
+    lib.wait_for(lambda: back.conns, "the other's connection")
     assert len(back.conns) == 1
     h.data(other, b"go on")
     assert h.body(other, 5) == b"go on"

@@ -264,7 +264,7 @@ static int key_update(struct rec *r, const uint8_t *p, size_t n, struct err *ret
 	uint8_t msg[6] = { HS_KEY_UPDATE, 0, 0, 1, 0 }, out[64];
 	ssize_t s;
 
-	if (n != 5 || p[4] > 1)
+	if (n != 5 || p[1] || p[2] || p[3] != 1 || p[4] > 1)
 		return err_set(reterr, -EPROTO, "malformed KeyUpdate");
 	if (r->keys->updates++ >= UPDATES_MAX)
 		return err_set(reterr, -EPROTO, "more than %d KeyUpdates", UPDATES_MAX);

@@ -10,7 +10,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+#ifndef STREAMS
 #define STREAMS 1300 /* objects per side */
+#endif
 
 struct side;
 

@@ -67,6 +67,7 @@ static void what_no_peer_sends_is_refused(void **state)
 	one(TYPE_HANDSHAKE, "\x18\0\0\1\2", 5, 0, -EPROTO, "malformed KeyUpdate");
 	one(TYPE_HANDSHAKE, "\x18\0\0\1\0\0", 6, 0, -EPROTO, "malformed KeyUpdate");
 	one(TYPE_HANDSHAKE, "\x18\0\0\0", 4, 0, -EPROTO, "malformed KeyUpdate");
+	one(TYPE_HANDSHAKE, "\x18\0\0\0\0", 5, 0, -EPROTO, "malformed KeyUpdate");
 }
 
 static void a_flipped_bit_is_seen_wherever_it_is(void **state)

@@ -125,6 +125,7 @@ static const struct {
 	 "Reads FILE (default /etc/adit/adit.yaml) and conf.d/ beside it as the daemon\n"
 	 "would, and says ok; or FILE:LINE:COLUMN and what is wrong, with exit status 1.\n"
 	 "Needs no daemon, but the right to read what the configuration names.\n"
+	 "Certificates are not loaded; aditd --check FILE does that.\n"
 	 COMMON},
 	{"drain",
 	 "usage: aditctl drain [--within TIME]\n"

@@ -20,11 +20,11 @@ static int unreachable(const char *path, int e, struct err *reterr)
 	if (e == ENOENT)
 		return err_set(
 			reterr, -ENOTCONN,
-			"no socket %s: is aditd running (systemctl status adit)? If its admin.socket is elsewhere: "
+			"no socket %s: is aditd running? (ps, journalctl) If its admin.socket is elsewhere: "
 			"aditctl -s PATH",
 			path);
 	if (e == ECONNREFUSED)
-		return err_set(reterr, -ENOTCONN, "nobody listens on %s: aditd has ended (journalctl -u adit says why)",
+		return err_set(reterr, -ENOTCONN, "nobody listens on %s: aditd has ended (its log says why)",
 			       path);
 	if (e == EACCES || e == EPERM)
 		return err_set(reterr, -ENOTCONN, "may not open %s: try sudo, or join the group that owns it", path);

@@ -451,7 +451,7 @@ class Agent:
         if access:
             self.config["access_log"] = dict({"path": self.access_path, "format": access}, **self.config.get("access_log", {}))
         self.more, self.env, self.user, self.nofile = list(argv), env, user, nofile
-        self.proc, self.peak = None, 0
+        self.proc, self.settled = None, False
         self.write()
 
     def write(self):
@@ -570,6 +570,10 @@ class Agent:
         return 0
 
     def descriptors(self):
+        if not self.settled:  # it listens before the last descriptor is open
+            self.ctl("status")
+            time.sleep(0.1)
+            self.settled = True
         return len(os.listdir(f"/proc/{self.pid}/fd"))
 
     # -- ending

@@ -416,7 +416,7 @@ static const struct field listener_fields[] = {
 	{.key = "type", .kind = F_KNOWN, .required = true},
 	{.key = "address", .kind = F_ADDR, L(address), .types = TCP | TUNNEL, .required = true},
 	{.key = "backlog", .kind = F_U32, L(backlog), .min = 1, .max = 65535, .types = TCP | TUNNEL},
-	{.key = "spread", .kind = F_ENUM, L(spread), .names = spreads, .types = TCP | TUNNEL},
+	{.key = "spread", .kind = F_ENUM, L(spread), .names = spreads, .types = TCP},
 	{.key = "cluster", .kind = F_KNOWN},
 	{.key = "listener", .kind = F_KNOWN},
 	{.key = "forward", .kind = F_KNOWN},

@@ -31,16 +31,21 @@ void h2_headers_drop(struct h2 *h)
 	free(TAKE(h->hdr));
 }
 
-static void hostile(struct h2 *h, const char *why)
+void h2_hostile(struct h2 *h, uint32_t code, const char *why)
 {
 	if (h->dead)
 		return;
 	h->dead = true;
 	stats_inc(&h->loop->stats, ST_HOSTILE);
 	stats_inc(&h->loop->stats, ST_GOAWAY_TX);
-	(void)nghttp2_session_terminate_session(h->ng, NGHTTP2_ENHANCE_YOUR_CALM);
+	(void)nghttp2_session_terminate_session(h->ng, code);
 	h->ops->hostile(h->owner, why);
 	h->ops->dirty(h->owner);
+}
+
+static void hostile(struct h2 *h, const char *why)
+{
+	h2_hostile(h, NGHTTP2_ENHANCE_YOUR_CALM, why);
 }
 
 static void rate(struct h2 *h, enum h2_rate kind)

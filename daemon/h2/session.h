@@ -114,7 +114,7 @@ void h2_forget(struct h2_stream *s);
 void h2_resume(struct h2_stream *s);
 /** h2_consumed() - @n bytes of data() have left (or were thrown away): credit for the peer. A closed @s is fine. */
 void h2_consumed(struct h2_stream *s, size_t n);
-/** h2_window_check() - shrink or restore the streams' windows as memory asks for; now and then, and when data comes */
+/** h2_window_check() - now and then: shrink or restore the streams' windows as memory asks for; end who ignores SETTINGS */
 void h2_window_check(struct h2 *h);
 /** h2_may_reset_early() - client: may a stream without response be reset now without looking hostile to the peer? */
 bool h2_may_reset_early(struct h2 *h);

@@ -13,6 +13,7 @@
 #define RTT_FRESH_MS 200u
 #define IDLE_SHRINK_MS 10000u
 #define SQUEEZED 16384u	     /* bytes; initial window of streams while memory is short */
+#define ACK_MS 10000u
 #define SQUEEZE_MS 1000u     /* no more than one relaxation in this time: peers count SETTINGS */
 
 static uint64_t buffered(const struct loop *l)
@@ -69,7 +70,7 @@ void h2_window_acknowledged(struct h2 *h)
 	}
 }
 
-void h2_window_check(struct h2 *h)
+static void adjust(struct h2 *h)
 {
 	uint64_t used = buffered(h->loop), limit = share(h->loop);
 
@@ -79,6 +80,14 @@ void h2_window_check(struct h2 *h)
 		squeeze(h, true);
 	else if (h->squeezed && used <= limit / 2 && h->loop->now_ms - h->squeezed_ms >= SQUEEZE_MS)
 		squeeze(h, false);
+}
+
+void h2_window_check(struct h2 *h)
+{
+	if (h->squeezing && h->loop->now_ms - h->squeezed_ms > ACK_MS) /* RFC 9113 6.5.3 */
+		h2_hostile(h, NGHTTP2_SETTINGS_TIMEOUT, "the time to acknowledge SETTINGS");
+	else
+		adjust(h);
 }
 
 static uint32_t rtt(struct h2 *h)
@@ -131,7 +140,7 @@ void h2_window_received(struct h2 *h, size_t n)
 
 	(void)nghttp2_session_consume_connection(h->ng, n);
 	if (h->squeezed || buffered(h->loop) > share(h->loop))
-		h2_window_check(h);
+		adjust(h);
 	h->got += (uint32_t)n;
 	if (h->got < h->window / 2)
 		return;

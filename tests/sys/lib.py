@@ -460,6 +460,7 @@ class Agent:
         os.chmod(self.config_path, 0o644)
 
     def start(self, wait=True):
+        self.settled = False
         argv = [os.path.join(BUILD, "aditd"), "-f", "-c", self.config_path, *self.more]
         if self.user:
             who = pwd.getpwnam(self.user)

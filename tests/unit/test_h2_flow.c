@@ -226,6 +226,19 @@ static void windows_are_not_shrunk_and_restored_all_the_time(void **state)
 	assert_true(s->h2.squeezed);
 }
 
+static void who_ignores_smaller_windows_is_ended(void **state)
+{
+	(void)state;
+	press(s, true);
+	h2_window_check(&s->h2); /* nothing is delivered: no acknowledgement */
+	side_pass_ms(s, ACK_MS);
+	h2_window_check(&s->h2);
+	assert_int_equal(s->hostiles, 0);
+	side_pass_ms(s, 1);
+	h2_window_check(&s->h2);
+	assert_int_equal(s->hostiles, 1);
+}
+
 /* ---- windows that grow and shrink ---- */
 
 static void a_window_grows_while_the_peer_waits_for_credit(void **state)
@@ -666,6 +679,7 @@ int main(void)
 		T(credit_for_a_stream_that_has_ended_is_harmless),
 		T(under_pressure_unread_streams_stop_and_others_go_on),
 		T(windows_are_not_shrunk_and_restored_all_the_time),
+		T(who_ignores_smaller_windows_is_ended),
 		T(a_window_grows_while_the_peer_waits_for_credit),
 		T(a_window_does_not_grow_for_a_slow_peer),
 		T(pressure_keeps_windows_small),

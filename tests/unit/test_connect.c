@@ -269,7 +269,7 @@ static void the_second_request_costs_little(void **state)
 static void there_is_room_for_many_headers(void **state)
 {
 	static struct cfg_kv kv[60];
-	static char names[60][16];
+	static char names[60][32];
 	struct cfg_node n = {.id = "n", .send_baggage = true, .send_peer_metadata = true, .send_forwarded = true, .send_traceparent = true};
 	struct connect_self self;
 

@@ -26,7 +26,7 @@ struct conn *conn_new(struct worker *w, const struct cfg_listener *l)
 	c->leg[SRC].fd = c->leg[DST].fd = -1;
 	c->start_us = w->loop.now_us;
 	c->last_ms = w->loop.now_ms;
-	c->id = (uint64_t)(w->loop.worker + 1) << 40 | ++w->next_conn;
+	c->id = ++w->next_conn * w->d->n_workers + w->loop.worker; /* short for people, unique over workers */
 	c->chunk_first = c->chunk_last = CHUNK_NONE;
 	c->stages.n = 1;
 	c->stages.id[0] = (uint16_t)l->id;

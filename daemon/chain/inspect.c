@@ -423,17 +423,13 @@ static void kill_run(struct worker *w, struct call *call)
 
 int inspect_kill(struct daemon *d, uint64_t conn_id)
 {
-	uint64_t worker = (conn_id >> 40) - 1;
-	struct rows_call *c;
+	struct rows_call *c = rows_new(kill_run);
 	int r;
 
-	if (worker >= d->n_workers)
-		return -ENOENT;
-	c = rows_new(kill_run);
 	if (!c)
 		return -ENOMEM;
 	c->arg = conn_id;
-	r = daemon_call(d, (uint32_t)worker, &c->call);
+	r = daemon_call(d, (uint32_t)(conn_id % d->n_workers), &c->call);
 	if (r < 0) {
 		rows_abandon(c, r);
 		return r;

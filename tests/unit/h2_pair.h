@@ -55,12 +55,12 @@ struct side {
 #define PATTERN_PERIOD 65536u
 static inline const uint8_t *pattern(int32_t id, bool server, uint64_t i)
 {
-	static uint8_t table[2 * PATTERN_PERIOD];
+	static uint8_t all[2 * PATTERN_PERIOD];
 
-	if (!table[1])
+	if (!all[1])
 		for (uint32_t k = 0; k < 2 * PATTERN_PERIOD; k++)
-			table[k] = (uint8_t)((k % PATTERN_PERIOD) * 31 + (k % PATTERN_PERIOD >> 8) * 5 + 1);
-	return table + (i + (uint64_t)id * 257 + server * 4099u) % PATTERN_PERIOD;
+			all[k] = (uint8_t)((k % PATTERN_PERIOD) * 31 + (k % PATTERN_PERIOD >> 8) * 5 + 1);
+	return all + (i + (uint64_t)id * 257 + server * 4099u) % PATTERN_PERIOD;
 }
 
 static inline struct side *side_of(void *owner)

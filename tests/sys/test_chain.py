@@ -60,6 +60,7 @@ def test_four_forms_three_deep(w, node, form):
     me = "%s:%d" % s.getsockname()
     data = lib.pattern(500000)
     s.sendall(data)
+    back.conn()
     row, = a.rows("conn")
     for name in ("entry", "stage1", "stage2", "stage3"):
         assert name in str(row["chain"])

@@ -30,6 +30,7 @@ class Target:
         self.agent = server_agent(w, node, "app", False, [lib.cluster("app", self.back.where)], **config)
         self.good = w.h2_client(node, self.agent.tunnel, None)
         self.good_sid = self.good.opened("a:1")
+        self.back.conn()
         self.stop, self.worst, self.trips, self.failed = threading.Event(), 0.0, 0, None
         self.thread = threading.Thread(target=self.talk, daemon=True)
         self.rss = self.agent.rss()

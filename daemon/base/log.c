@@ -179,6 +179,18 @@ bool log_rate_ok(struct log_rate *r, uint64_t now_ms, uint32_t every_ms, uint32_
 }
 
 /* "abc" or "ab"...: the dots are outside, so they cannot be the peer's */
+bool log_rate_text(struct log_rate *r, uint64_t now_ms, uint32_t every_ms, char ret_more[LOG_MORE])
+{
+	uint32_t held;
+
+	ret_more[0] = '\0';
+	if (!log_rate_ok(r, now_ms, every_ms, &held))
+		return false;
+	if (held)
+		snprintf(ret_more, LOG_MORE, " (%u more since the last line)", held);
+	return true;
+}
+
 char *log_quote(char *out, size_t n, const void *text, size_t len)
 {
 	size_t at;

@@ -46,6 +46,10 @@ struct log_rate {
 /** log_rate_ok() - Return: true if the line may go out; *ret_held says how many were held back before it. */
 bool log_rate_ok(struct log_rate *r, uint64_t now_ms, uint32_t every_ms, uint32_t *ret_held);
 
+#define LOG_MORE 48
+/** log_rate_text() - the same, with the words for the end of the line: "" or " (N more since the last line)" */
+bool log_rate_text(struct log_rate *r, uint64_t now_ms, uint32_t every_ms, char ret_more[LOG_MORE]);
+
 /** log_quote() - "text" with control bytes as \xNN, cut at @n bytes of output with "..."; Return: @out. */
 char *log_quote(char *out, size_t n, const void *text, size_t len);
 

@@ -73,14 +73,11 @@ static bool over_limit(const struct worker *w, const struct cfg_listener *l)
 /* who is refused by a limit leaves a line, however many they are */
 static void refused_log(struct worker *w, const struct cfg_listener *l, const struct addr *peer)
 {
-	char a[ADDR_STR], more[48] = "";
-	uint32_t held;
+	char a[ADDR_STR], more[LOG_MORE];
 
 	stats_inc(&w->loop.stats, ST_REFUSED_LIMIT);
-	if (!log_rate_ok(&w->refused_log, w->loop.now_ms, REFUSED_LOG_MS, &held))
+	if (!log_rate_text(&w->refused_log, w->loop.now_ms, REFUSED_LOG_MS, more))
 		return;
-	if (held)
-		snprintf(more, sizeof(more), " (%u more since the last line)", held);
 	log_warn(LA_CHAIN, "connection from %s refused: %s of listener '%s' or limits.max_connections is reached%s", addr_str(peer, a),
 		 l->type == LISTENER_TUNNEL ? "limits.max_tunnels_in, max_connections" : "max_connections", l->name, more);
 }

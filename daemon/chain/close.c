@@ -132,15 +132,12 @@ static void free_task(struct task *t)
 /* connections that never got through; the access log has them all, this line is for who has none */
 static void failed_log(struct conn *c)
 {
-	char src[ADDR_STR], more[48] = "";
-	uint32_t held;
+	char src[ADDR_STR], more[LOG_MORE];
 
 	/* END_NO_TUNNEL: the pool has said it */
 	if (c->ending == END_SRC_RESET || c->ending == END_SRC_TUNNEL || c->ending == END_SHUTDOWN || c->ending == END_NO_TUNNEL ||
-	    !log_rate_ok(&c->w->failed_log, c->w->loop.now_ms, FAIL_LOG_MS, &held))
+	    !log_rate_text(&c->w->failed_log, c->w->loop.now_ms, FAIL_LOG_MS, more))
 		return;
-	if (held)
-		snprintf(more, sizeof(more), " (%u more since the last line)", held);
 	log_warn(LA_CHAIN, "connection %llu from %s at listener '%s' failed: %s%s%s%s", (unsigned long long)c->id, addr_str(&c->src, src),
 		 c->w->d->cfg->listeners[c->stages.id[0]].name, table[c->ending].text, c->why ? ": " : "", c->why ? c->why : "", more);
 }

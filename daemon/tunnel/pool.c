@@ -220,13 +220,10 @@ static int grow(struct pool_peer *e, struct err *reterr)
 
 static void dial_log(struct pool_peer *e)
 {
-	char a[ADDR_STR], more[48] = "";
-	uint32_t held;
+	char a[ADDR_STR], more[LOG_MORE];
 
-	if (!log_rate_ok(&e->log, e->pool->ts->l->now_ms, DIAL_LOG_MS, &held))
+	if (!log_rate_text(&e->log, e->pool->ts->l->now_ms, DIAL_LOG_MS, more))
 		return;
-	if (held)
-		snprintf(more, sizeof(more), " (%u more since the last line)", held);
 	log_warn(LA_TUNNEL, "cluster %s: no tunnel to %s: %s%s", e->pool->cluster->name, addr_str(&e->to, a), e->why.msg, more);
 }
 

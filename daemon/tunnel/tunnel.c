@@ -137,18 +137,15 @@ void tunnel_opened(struct tunnel *t)
 
 static void close_log(struct tunnel *t, int error, const char *why)
 {
-	char a[ADDR_STR], more[48] = "";
-	uint32_t held;
+	char a[ADDR_STR], more[LOG_MORE];
 
 	addr_str(&t->who->remote, a);
 	if (error == -ESHUTDOWN || error == 0) {
 		log_info(LA_TUNNEL, "tunnel %u %s %s closed: %s", t->id, t->server ? "from" : "to", a, why);
 		return;
 	}
-	if ((!t->open_us && !t->server) || !log_rate_ok(&t->all->log, t->l->now_ms, LOST_LOG_MS, &held))
+	if ((!t->open_us && !t->server) || !log_rate_text(&t->all->log, t->l->now_ms, LOST_LOG_MS, more))
 		return; /* a dial that failed is reported by the pool */
-	if (held)
-		snprintf(more, sizeof(more), " (%u more since the last line)", held);
 	if (t->open_us)
 		log_warn(LA_TUNNEL, "tunnel %u %s %s lost: %s%s", t->id, t->server ? "from" : "to", a, why, more);
 	else

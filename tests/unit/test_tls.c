@@ -6,6 +6,7 @@
 #include <cmocka.h>
 
 #include "daemon/tls/record.c"
+#define CERTS_ALL
 #include "unit/record_pair.h"
 #include "unit/openssl_peer.h"
 

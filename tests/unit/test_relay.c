@@ -324,7 +324,7 @@ static void established(unsigned int i)
 	while (!flow[i].hello) {
 		send_some(i, 0, 1);
 		turn();
-		assert_in_range(ms() - t0, 0, 5000);
+		assert_in_range(ms() - t0, 0, 20000);
 	}
 }
 
@@ -378,7 +378,7 @@ static void one_direction_may_end_long_before_the_other(void **state)
 				send_some(0, first, 100);
 				read_some(0, !first, 100);
 				turn();
-				assert_in_range(ms() - t0, 0, 5000);
+				assert_in_range(ms() - t0, 0, 20000);
 			}
 			assert_false(a->eof);
 			b->to_send = 5000000; /* EOF was seen: now comes the answer */
@@ -417,7 +417,7 @@ static void an_end_does_not_wait_for_the_other_direction(void **state)
 			read_some(0, 0, 10000);
 			turn();
 			assert_int_equal(c->error, 0);
-			assert_in_range(ms() - t0, 0, 5000);
+			assert_in_range(ms() - t0, 0, 20000);
 		}
 		assert_true(c->got == 1000);
 		all_close();
@@ -457,7 +457,7 @@ static void a_reset_is_a_reset_at_the_other_end(void **state)
 					read_some(0, !who, 100000);
 					assert_false(b->eof);
 					turn();
-					assert_in_range(ms() - t0, 0, 10000);
+					assert_in_range(ms() - t0, 0, 20000);
 				}
 				assert_int_equal(b->error, ECONNRESET);
 				all_close();
@@ -509,7 +509,7 @@ static void a_backend_that_is_not_there_is_a_reset(void **state)
 			read_some(0, 0, 1);
 			assert_false(c->eof);
 			loop_turn(&w->loop, 1);
-			assert_in_range(ms() - t0, 0, 5000);
+			assert_in_range(ms() - t0, 0, 20000);
 		}
 		assert_int_equal(c->error, ECONNRESET);
 		end_close(c);

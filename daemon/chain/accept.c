@@ -147,7 +147,7 @@ static void accept_tcp(struct worker *w, const struct cfg_listener *l, int fd, c
 	stats_inc(&w->loop.stats, ST_ACCEPTED);
 	c->leg[SRC].kind = LEG_SOCK;
 	c->leg[SRC].fd = fd;
-	c->leg[SRC].writable = true;
+	c->leg[SRC].writable = c->leg[SRC].readable = true; /* the first bytes are often here already: they go with the CONNECT */
 	c->src = *peer;
 	if (sock_local(fd, &c->orig_dst) < 0)
 		c->orig_dst = l->address;

@@ -416,6 +416,24 @@ static void an_answer_with_an_end_says_so(void **state)
 	assert_int_equal(x->str[1].headers_flags, 0);
 }
 
+static void interim_answers_are_passed_over(void **state)
+{
+	(void)state;
+	headers(1, 0, ":status", "103", "link", "</x>", NULL);
+	headers(1, 0, ":status", "100", NULL);
+	assert_int_equal(give(), 0);
+	assert_false(x->str[0].answered);
+	headers(1, 0, ":status", "200", "x-server-id", "b", NULL);
+	frame(T_DATA, 0, 1, pattern(1, true, 0), 5);
+	assert_int_equal(give(), 0);
+	assert_string_equal(x->str[0].status, "200");
+	assert_int_equal(x->str[0].got, 5);
+	headers(1, END_STREAM, "x-trailer", "y", NULL);
+	assert_int_equal(give(), 0);
+	assert_true(x->str[0].ended);
+	assert_int_equal(goaway(), -1);
+}
+
 static void a_zero_window_lets_nothing_out(void **state)
 {
 	(void)state;
@@ -488,6 +506,7 @@ int main(void)
 		C(answers_that_are_none_cost_their_stream),
 		C(data_before_the_answer_is_an_error),
 		C(an_answer_with_an_end_says_so),
+		C(interim_answers_are_passed_over),
 		C(a_zero_window_lets_nothing_out),
 		C(many_goaways_are_as_good_as_one),
 	};

@@ -356,6 +356,37 @@ static void refusals_are_no_reason_to_end(void **state)
 	assert_int_equal(goaway(), -1);
 }
 
+/* ---- memory ---- */
+
+static void who_does_not_acknowledge_smaller_windows_is_ended(void **state)
+{
+	(void)state;
+	for (int acknowledges = 0; acknowledges < 2; acknowledges++) {
+		stop();
+		start(true, 1024);
+		opened();
+		assert_int_equal(give(), 0);
+		atomic_store(&x->l.stats.g[SG_BUFFERED], (int64_t)x->cfg.limits.memory + 1);
+		h2_window_check(&x->h2);
+		flush();
+		assert_int_equal(wire_count(x, 0, T_SETTINGS, 0, NULL), 1);
+		if (acknowledges) {
+			frame(T_SETTINGS, ACK, 0, NULL, 0);
+			assert_int_equal(give(), 0);
+		}
+		side_pass_ms(x, 5000);
+		h2_window_check(&x->h2);
+		assert_int_equal(goaway(), -1); /* it may be slow */
+		side_pass_ms(x, 60000);
+		h2_window_check(&x->h2);
+		if (acknowledges)
+			goes_on();
+		else
+			is_over(NGHTTP2_SETTINGS_TIMEOUT);
+		assert_int_equal(x->hostiles, !acknowledges);
+	}
+}
+
 int main(void)
 {
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
@@ -373,6 +404,7 @@ int main(void)
 		T(some_continuations_are_fine),
 		T(nothing_may_come_between_continuations),
 		T(headers_are_not_kept_when_a_block_is_left_unfinished),
+		T(who_does_not_acknowledge_smaller_windows_is_ended),
 		T(far_too_many_streams_end_the_session),
 		T(refusals_are_no_reason_to_end),
 	};

@@ -65,9 +65,18 @@ const char *ending_flags(enum ending e)
 	return table[e].flags;
 }
 
-const char *ending_by(enum ending e)
+const char *ending_by(const struct conn *c)
 {
-	return table[e].by;
+	if (c->ending == END_COMPLETE && c->first_end)
+		return c->first_end == 1 + SRC ? "src" : "dst";
+	return table[c->ending].by;
+}
+
+void conn_in_done(struct conn *c, int side)
+{
+	c->leg[side].in_done = true;
+	if (!c->first_end)
+		c->first_end = (uint8_t)(1 + side);
 }
 
 const char *ending_text(enum ending e)
@@ -99,8 +108,10 @@ static void close_stream(struct conn *c, struct leg *g, enum ending e)
 	if (e == END_COMPLETE) {
 		h2_forget(&g->s);
 	} else if (g->side == SRC && !g->answered && r->status) {
-		c->status = r->status;
-		connect_refuse(&t->h2, g->s.id, r->status, worker_self(c->w, t->identity));
+		/* what the next agent answered is passed on as it is */
+		if ((e != END_PEER_REFUSED && e != END_PEER_DENIED) || c->status < 400 || c->status > 599)
+			c->status = r->status;
+		connect_refuse(&t->h2, g->s.id, c->status, worker_self(c->w, t->identity));
 	} else if (g->side == DST && !g->answered && !h2_may_reset_early(&t->h2)) {
 		h2_forget(&g->s); /* reset when its answer comes: many early resets look like an attack on the peer */
 	} else {

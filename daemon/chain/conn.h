@@ -83,6 +83,7 @@ struct conn {
 	bool counted;		 /* in the cluster's number of connections */
 	bool chosen;		 /* ep's counters have it */
 	bool mismatch;		 /* the source's metadata contradicts its certificate */
+	uint8_t first_end;	 /* 1 + the side whose FIN or END_STREAM came first */
 	uint8_t tries;		 /* endpoints and re-dispatches used up */
 	uint16_t status;	 /* of the CONNECT sent or received */
 	uint16_t chunk_first, chunk_last; /* of the worker's chunk list, while touched */
@@ -143,7 +144,10 @@ void conn_end(struct conn *c, enum ending e, const char *why_fmt, ...) __attribu
 void conn_complete(struct conn *c);
 void conn_stream_closed(struct conn *c, int side, uint32_t code, bool by_peer);
 const char *ending_flags(enum ending e);
-const char *ending_by(enum ending e);
+/** ending_by() - who ended it first: src, dst, peer (the other agent), adit */
+const char *ending_by(const struct conn *c);
+/** conn_in_done() - no more bytes will come from leg @side */
+void conn_in_done(struct conn *c, int side);
 const char *ending_text(enum ending e);
 bool conn_set_state(struct conn *c, enum conn_state to);
 

@@ -161,7 +161,7 @@ static ssize_t leg_read(struct conn *c, struct leg *from, uint8_t *p, size_t max
 	}
 	if (r == 0) {
 		from->readable = false;
-		from->in_done = true;
+		conn_in_done(c, from->side);
 		return 0;
 	}
 	if (errno == EAGAIN || errno == EINTR) {
@@ -375,7 +375,7 @@ void relay_in_done(struct conn *c, int side)
 
 	if (c->state == CONN_CLOSED || g->in_done)
 		return;
-	g->in_done = true;
+	conn_in_done(c, side);
 	if (c->state == CONN_OPEN)
 		maybe_fin(c, to);
 	else if (to->kind == LEG_STREAM)

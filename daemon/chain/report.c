@@ -164,7 +164,7 @@ static void access_end(struct conn *c)
 		.ok = c->ending == END_COMPLETE,
 		.mover = "relay",
 		.response_flags = ending_flags(c->ending),
-		.closed_by = ending_by(c->ending),
+		.closed_by = ending_by(c),
 		.mismatch = c->mismatch,
 		.policy = c->stages.denied,
 	};

@@ -83,7 +83,7 @@ def test_fin_of_the_application(way):
     app.close()
     way.clean()
     row = way.client.access(1)[0]
-    assert row["response_flags"] == "-" and row["level"] == "info" and row["closed_by"] in ("src", "both")
+    assert row["response_flags"] == "-" and row["level"] == "info" and row["closed_by"] == "src"
 
 
 @pytest.mark.san

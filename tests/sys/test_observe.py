@@ -58,7 +58,7 @@ def test_access_log_native(w, node, pair):
         assert 0 < r["open_us"] <= r["duration_us"] < 30e6
         assert re.match(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d", r["time"])
         assert r["src_workload"] == "cart" and r["dst_workload"] == "db"
-        assert r["closed_by"] in ("src", "dst", "peer", "both")
+        assert r["closed_by"] in ("src", "dst", "peer")
     assert one["src_addr"] == me and one["hbone_addr"] == client.back.where
     assert one["dst_addr"] == server.tunnel and two["dst_addr"] == client.back.where
     assert two["src_identity"].endswith("/sa/client") and one["dst_identity"].endswith("/sa/server")

@@ -53,7 +53,7 @@ static void each_row_is_as_designed(void **state)
 		assert_int_equal(table[e].status, expected[i].status);
 		assert_int_equal(table[e].code, expected[i].code);
 		assert_string_equal(ending_flags(e), expected[i].flags);
-		assert_string_equal(ending_by(e), expected[i].by);
+		assert_string_equal(ending_by(&(struct conn){ .ending = (uint8_t)e }), expected[i].by);
 		assert_string_not_equal(ending_text(e), "");
 	}
 }

@@ -233,11 +233,18 @@ static int on_close(nghttp2_session *ng, int32_t id, uint32_t code, void *arg)
 	return 0;
 }
 
-/* a final response went out while the peer may still send: tell it to stop (RFC 9113 8.1) */
+/* also: a final response went out while the peer may still send: tell it to stop (RFC 9113 8.1) */
 static int on_sent(nghttp2_session *ng, const nghttp2_frame *f, void *arg)
 {
 	struct h2 *h = arg;
 
+	if (f->hd.type == NGHTTP2_GOAWAY && f->goaway.error_code != NGHTTP2_NO_ERROR && !h->dead && !h->goaway_tx) {
+		/* nghttp2 found the peer breaking the protocol: counted and told like a broken limit */
+		h->dead = true;
+		stats_inc(&h->loop->stats, ST_HOSTILE);
+		stats_inc(&h->loop->stats, ST_GOAWAY_TX);
+		h->ops->hostile(h->owner, NULL);
+	}
 	if (h->server && f->hd.type == NGHTTP2_HEADERS && (f->hd.flags & NGHTTP2_FLAG_END_STREAM) &&
 	    !nghttp2_session_get_stream_remote_close(ng, f->hd.stream_id))
 		h2_reset_id(h, f->hd.stream_id, NGHTTP2_NO_ERROR);

@@ -41,7 +41,7 @@ struct h2_ops {
 	void (*goaway)(void *owner, uint32_t code);
 	void (*pong)(void *owner, uint64_t sent_us, bool fence);
 	void (*dirty)(void *owner);	/* there is something to flush: call h2_flush() before the turn ends */
-	void (*hostile)(void *owner, const char *why);
+	void (*hostile)(void *owner, const char *why); /* NULL: it broke the protocol itself, not a limit of ours */
 	/* the first @n bytes of scratch.plain go out; only while !blocked(). Return: 0 or -errno */
 	int (*write)(void *owner, size_t n);
 	bool (*blocked)(void *owner); /* earlier output still waits for the socket */

@@ -101,7 +101,10 @@ static void on_hostile(void *owner, const char *why)
 {
 	struct tunnel *t = owner;
 
-	err_set(&t->why, 0, "peer exceeded the limit for %s", why);
+	if (why)
+		err_set(&t->why, 0, "peer exceeded the limit for %s", why);
+	else
+		err_set(&t->why, 0, "peer broke the HTTP/2 protocol: is it an HBONE agent?");
 }
 
 static int out_write(void *owner, size_t n)

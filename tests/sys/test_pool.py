@@ -31,7 +31,8 @@ def test_thousand_connections_in_few_tunnels(w, node):
     assert stats["tls_handshakes_client"] == n, "a handshake per tunnel, not per connection"
     assert server.stat("tls_handshakes_server") == n
     assert stats["streams"] == N and stats["connections"] == N
-    assert stats["pool_hits"] >= N - 200
+    # each found room at once, or waited for the tunnel that was being opened: how many wait is a matter of speed
+    assert stats["pool_hits"] + stats["pool_queued"] == N and stats["pool_misses"] == n
     rows = client.rows("conn")
     assert len(rows) == N
     ids = {}

@@ -23,7 +23,7 @@ MAKEFLAGS += --no-builtin-rules
 .DELETE_ON_ERROR:
 .SECONDARY:
 .PHONY: all setup check check-sys test demo bench fuzz lint format install man clean help
-.PHONY: unit-programs oom-programs kernel-programs fuzz-programs print-cppflags FORCE
+.PHONY: bpf unit-programs oom-programs kernel-programs bpf-programs fuzz-programs print-cppflags FORCE
 
 B := build$(if $(SAN),/$(SAN))
 
@@ -67,10 +67,10 @@ warnings := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wpo
 ifneq ($(WERROR),0)
 warnings += -Werror
 endif
-cppflags := -D_GNU_SOURCE -Iinclude -Idaemon $(wolfssl_cppflags) $(CPPFLAGS)
+cppflags := -D_GNU_SOURCE -Iinclude -Idaemon -Ibuild/bpf $(wolfssl_cppflags) $(CPPFLAGS)
 cflags	 := -std=gnu11 $(CFLAGS) -fno-omit-frame-pointer $(warnings) -pthread
 ldflags	 := -pthread -pie -Wl,-z,relro,-z,now -Wl,--as-needed $(LDFLAGS)
-libs	 := $(wolfssl_libs) -lnghttp2 -lyaml -lmicrohttpd -ljansson -lcares -lpcre2-8 -lxxhash -lcap-ng -ldl -lm
+libs	 := $(wolfssl_libs) -lnghttp2 -lyaml -lmicrohttpd -ljansson -lcares -lpcre2-8 -lxxhash -lcap-ng -lbpf -lnl-route-3 -lnl-3 -ldl -lm
 compile	  = $(CC) $(cppflags) $(cflags) -fPIE $(hardening) $(san_flags)
 link	  = $(CC) $(cflags) $(san_flags) $(ldflags)
 
@@ -91,6 +91,8 @@ unit_src   := $(wildcard tests/unit/test_*.c)
 oom_src	   := $(wildcard tests/oom/oom_*.c)
 kernel_src := $(wildcard tests/kernel/*.c)
 fuzz_src   := $(wildcard tests/fuzz/fuzz_*.c)
+bpf_src	   := $(wildcard bpf/*.bpf.c)
+bpf_test_src := $(wildcard tests/bpf/*.c)
 
 daemon_obj := $(daemon_src:%.c=$(B)/obj/%.o)
 ctl_obj	   := $(ctl_src:%.c=$(B)/obj/%.o)
@@ -98,6 +100,8 @@ unit_bin   := $(unit_src:%.c=$(B)/%)
 oom_bin	   := $(oom_src:%.c=$(B)/%)
 kernel_bin := $(kernel_src:%.c=$(B)/%)
 fuzz_bin   := $(fuzz_src:tests/fuzz/%.c=$(F)/%)
+bpf_skel   := $(bpf_src:bpf/%.bpf.c=build/bpf/%.skel.h)
+bpf_test_bin := $(bpf_test_src:%.c=$(B)/%)
 ctl_main   := $(filter ctl/main.c ctl/aditctl.c,$(ctl_src))
 
 programs := $(if $(wildcard daemon/main.c),$(B)/aditd) $(if $(ctl_main),$(B)/aditctl)
@@ -123,6 +127,20 @@ $(B)/version: FORCE
 $(versioned:%.c=$(B)/obj/%.o): private cppflags += -DADIT_VERSION='"$(version)"'
 $(versioned:%.c=$(B)/obj/%.o): $(B)/version
 $(versioned:%.c=$(F)/obj/%.o) $(unit_bin) $(oom_bin): private cppflags += -DADIT_VERSION='"$(VERSION)"'
+
+# BPF: one object for all kernels (CO-RE), and the skeleton that the daemon includes. The same for every SAN.
+bpf_cflags := -O2 -g -target bpf -mcpu=v3 -D__TARGET_ARCH_x86 -Wall -Wextra -Werror -Iinclude -Ibpf -idirafter \
+	/usr/include/$(shell $(CC) -print-multiarch 2>/dev/null)
+
+build/bpf/%.bpf.o: bpf/%.bpf.c
+	@mkdir -p $(@D)
+	$(call say,BPF,$<) $(CLANG) $(bpf_cflags) -MMD -MP -MT $@ -c $< -o $@
+
+build/bpf/%.skel.h: build/bpf/%.bpf.o
+	$(call say,SKEL,$@) PATH=$$PATH:/usr/sbin bpftool gen skeleton $< name $* >$@
+
+bpf: $(bpf_skel)
+$(daemon_obj) $(bpf_test_bin) $(daemon_src:%.c=$(F)/obj/%.o): | $(bpf_skel)
 
 $(B)/obj/%.o: %.c $(B)/flags
 	@mkdir -p $(@D)
@@ -166,6 +184,11 @@ $(B)/tests/kernel/%: tests/kernel/%.c $(B)/flags
 	@mkdir -p $(@D)
 	$(call say,TEST,$@) $(compile) $(test_cppflags) -MMD -MP -MF $@.d $< $(ldflags) $(test_link) -o $@
 
+$(B)/tests/bpf/%: tests/bpf/%.c $(B)/libadit.a $(B)/flags
+	@mkdir -p $(@D)
+	$(call say,TEST,$@) $(compile) $(test_cppflags) -MMD -MP -MF $@.d $< $(ldflags) $(test_link) \
+		$(B)/libadit.a $(libs) -o $@
+
 $(F)/obj/%.o: %.c $(F)/flags
 	@mkdir -p $(@D)
 	$(call say,CLANG,$<) $(fuzz_compile) -fsanitize=fuzzer-no-link -MMD -MP -c $< -o $@
@@ -181,6 +204,7 @@ $(F)/fuzz_%: tests/fuzz/fuzz_%.c $(F)/libadit.a $(F)/flags
 unit-programs: $(unit_bin)
 oom-programs: $(oom_bin)
 kernel-programs: $(kernel_bin)
+bpf-programs: $(bpf_test_bin)
 fuzz-programs: $(fuzz_bin)
 
 # ---- what people run
@@ -266,4 +290,4 @@ help:
 
 FORCE:
 
--include $(shell find $(B)/obj $(B)/tests $(F) -name '*.d' 2>/dev/null)
+-include $(shell find $(B)/obj $(B)/tests $(F) build/bpf -name '*.d' 2>/dev/null)

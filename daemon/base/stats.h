@@ -53,6 +53,20 @@
 	X(COPIED_BYTES, "copied_bytes", "payload bytes copied within user space, beside encryption")                             \
 	X(TURNS, "loop_turns", "event loop turns")                                                                               \
 	X(FLOW_STALLS, "flow_control_stalls", "times a stream had bytes to send and no window")                                  \
+	X(SYS_SPLICE, "syscalls_splice", "splice calls")                                                                         \
+	X(SPLICED_BYTES, "spliced_bytes", "payload bytes moved by splice, not through user space")                               \
+	X(BYPASSED_BYTES, "bypassed_bytes", "payload bytes moved by the bypass, not through the agent")                          \
+	X(BYPASS_JOINS, "bypass_joins", "connections joined end to end")                                                         \
+	X(BYPASS_LEGS, "bypass_legs", "local legs bypassed")                                                                     \
+	X(BYPASS_REFUSED, "bypass_refused", "connections that asked to be joined and could not be")                              \
+	X(BYPASS_DEMOTED, "bypass_demoted", "joined connections that carry bulk and went back to splice")                        \
+	X(KTLS_TX, "ktls_tx", "tunnels whose records the kernel seals")                                                          \
+	X(KTLS_RX, "ktls_rx", "tunnels whose records the kernel opens")                                                          \
+	X(KTLS_REFUSED, "ktls_refused", "tunnels for which the kernel refused its TLS")                                          \
+	X(CAPTURED, "captured", "connections whose original destination was claimed")                                           \
+	X(PROXY_HEADERS, "proxy_headers", "PROXY headers accepted")                                                              \
+	X(PROXY_REFUSED, "proxy_refused", "connections refused for a bad or missing PROXY header")                               \
+	X(SHORTCUTS, "shortcuts", "connections to a tunnel endpoint that is this node: taken to its listener directly")          \
 	X(MEMORY_PRESSURE, "memory_pressure", "times windows were shrunk because the memory budget was used up")
 
 #define STATS_GAUGES(X)                                                                                                          \

@@ -14,7 +14,8 @@ struct conn_row {
 	uint64_t id;
 	uint32_t worker;
 	char state[12];	      /* opening, open, half-src, half-dst, closing */
-	char mover[8];	      /* relay */
+	char mover[8];	      /* bypass, leg, splice, relay: what moves most of its bytes now */
+	char mover_why[96];   /* why not a faster one; "" when there is none */
 	char listener[48];
 	char chain[160];      /* "outbound > audit > cluster:to-b" */
 	char route[48];
@@ -25,7 +26,11 @@ struct conn_row {
 	char metadata[512];   /* "k=v, k=v", cut */
 	uint32_t tunnel_in, stream_in, tunnel_out, stream_out; /* 0: that leg is a socket */
 	uint64_t bytes_sent, bytes_recv, buffered;
+	uint64_t bypassed_sent, bypassed_recv;	/* of the bytes, those that never came to the agent */
+	uint64_t spliced_sent, spliced_recv;	/* and those that never came to its memory */
+	char bypass_refused[160];		/* "order 12, reader 3": why messages went by TCP */
 	uint64_t age_us, idle_us;
+	struct addr tcp[2][2]; /* [leg][local, remote] of socket legs, AF_UNSPEC else: for diag_tcp() */
 	bool mismatch;
 };
 
@@ -37,8 +42,9 @@ struct tunnel_row {
 	char peer[ADDR_STR], local[ADDR_STR];
 	char cluster[48];     /* out: cluster; in: listener */
 	char peer_identity[192], local_identity[192];
-	char engine[8];	      /* user, plain */
-	char why[64];	      /* why not a faster engine */
+	char engine[8];	      /* ktls (both directions), mixed, user, plain */
+	char engine_tx[8], engine_rx[8];
+	char why[128];	      /* why not a faster engine */
 	char cipher[32];
 	uint32_t streams, max_streams /* in force now */;
 	uint64_t streams_total;
@@ -60,6 +66,14 @@ struct endpoint_row {
 	bool resolved;
 };
 
+/** struct kernel_row - one means of the kernel plane, as found and tested at start */
+struct kernel_row {
+	char name[24];	  /* bypass, evidence, capture, steer, splice, ktls, transparent, netlink */
+	char state[12];	  /* on, off (configured so), idle (nothing asks for it), missing */
+	char why[256];	  /* off, missing: the reason and what to do */
+	char detail[256]; /* on: figures, the self-test's result */
+};
+
 struct status_row {
 	uint64_t uptime_us, pid;
 	uint32_t workers;
@@ -74,6 +88,10 @@ int inspect_tunnels(struct daemon *d, struct tunnel_row **ret, size_t *ret_n);
 /* read from counters, no order needed; rows malloc'd */
 int inspect_listeners(struct daemon *d, struct listener_row **ret, size_t *ret_n);
 int inspect_endpoints(struct daemon *d, struct endpoint_row **ret, size_t *ret_n);
+/** inspect_kernel() - rows malloc'd; *ret_release is the kernel's release, static text */
+int inspect_kernel(struct daemon *d, struct kernel_row **ret, size_t *ret_n, const char **ret_release);
+/** inspect_bypass() - the kill switch. Return: 0, or -ENOENT: there is no bypass to switch. */
+int inspect_bypass(struct daemon *d, bool on);
 void inspect_status(struct daemon *d, struct status_row *ret);
 const struct config *inspect_config(struct daemon *d);
 /* sums over workers */

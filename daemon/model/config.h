@@ -71,6 +71,49 @@ struct cfg_route {
 	struct cfg_target to;
 };
 
+/* ---- the kernel plane: which sockets a rule is for ---- */
+struct cfg_ports {
+	uint16_t first, last;
+};
+
+/** struct cfg_who - every list that is not empty must have a match; within a list one is enough. All empty: everybody. */
+struct cfg_who {
+	const char **cgroups;	 /* paths below the cgroup2 mount, "/shop.slice": it and all below; "/" is all */
+	uint32_t n_cgroups;
+	uint32_t *uids;
+	uint32_t n_uids;
+	const char **executables; /* absolute paths, as /proc/PID/exe says */
+	uint32_t n_executables;
+	struct cfg_ports *ports; /* of the connected-to side */
+	uint32_t n_ports;
+};
+
+/** struct cfg_capture - connect() of these sockets is steered to the listener that has this (bpf/capture.bpf.c) */
+struct cfg_capture {
+	struct cfg_who who;	   /* executables are not looked at here */
+	struct cidr *to;	   /* destinations; none: any */
+	uint32_t n_to;
+	struct cidr *except;	   /* destinations left alone */
+	uint32_t n_except;
+	struct cfg_ports *except_ports;
+	uint32_t n_except_ports;
+	bool fail_closed;	   /* when the agent is away: refuse (ECONNREFUSED) instead of connecting directly */
+};
+
+/** struct cfg_steer - connections for these local addresses and ports reach the listener that has this (bpf/steer.bpf.c) */
+struct cfg_steer {
+	struct cidr *to;	   /* local addresses; none: any. Ports of the cidr count, too */
+	uint32_t n_to;
+	struct cfg_ports *ports;
+	uint32_t n_ports;
+	struct cfg_ports *except_ports;
+	uint32_t n_except_ports;
+};
+
+enum cfg_proxy { PROXY_NONE, PROXY_V1, PROXY_V2 }; /* PROXY protocol (haproxy's proxy-protocol.txt) */
+enum cfg_source { SOURCE_AGENT, SOURCE_CLIENT };   /* whose address the upstream sees */
+enum cfg_local { LOCAL_SHORT, LOCAL_TUNNEL };	   /* a tunnel endpoint that is this very node */
+
 /* ---- listeners ---- */
 enum cfg_listener_type { LISTENER_TCP, LISTENER_TUNNEL, LISTENER_INTERNAL };
 enum cfg_spread { SPREAD_SOURCE, SPREAD_CONNECTION }; /* which worker gets a connection; source keeps the order per client */
@@ -88,6 +131,12 @@ struct cfg_listener {
 	uint32_t max_connections; /* of this listener, all workers together; 0 = limits only */
 	uint64_t idle_timeout_ms; /* no byte either way; default timeouts.idle */
 	bool access_log;	  /* default true */
+	const char *netns;	  /* tcp, tunnel: bound in this network namespace: a name of `ip netns`, "pid:N" or a path; NULL: ours */
+	struct cfg_capture *capture; /* tcp; NULL: none */
+	struct cfg_steer *steer;  /* tcp, tunnel; NULL: none */
+	bool proxy_protocol;	  /* tcp: every connection must begin with a PROXY header, v1 or v2 */
+	struct cidr *proxy_from;  /* whose header is believed; others are refused. Never empty with proxy_protocol */
+	uint32_t n_proxy_from;
 	/* tunnel listeners */
 	struct cfg_identity *identity; /* NULL only with tls: false */
 	bool tls;		       /* default true */
@@ -130,7 +179,12 @@ struct cfg_cluster {
 	uint64_t connect_timeout_ms;	/* default timeouts.connect */
 	uint64_t dns_refresh_ms;	/* default 30000 */
 	uint32_t max_connections;	/* all workers together; 0 = none */
+	const char *netns;		/* tcp, original_dst, tunnel: dialled from this network namespace; as a listener's */
+	enum cfg_source source;		/* tcp, original_dst: client = bind to the client's address (IP_TRANSPARENT, ip(7)) */
+	enum cfg_proxy proxy_protocol;	/* tcp, original_dst: header sent first */
 	/* tunnel clusters */
+	enum cfg_local local;		/* an endpoint that is an address of this node (not loopback), with a tunnel listener of ours
+					   on that port: short = straight into that listener's chain. Default short */
 	const char *authority;		/* fixed :authority; NULL: original destination (or the received :authority when forwarding) */
 	struct cfg_identity *identity;
 	bool tls;
@@ -151,6 +205,31 @@ struct cfg_access_log {
 	enum cfg_access_format format;
 	const char **fields;	/* selection and order; none = all of the format */
 	uint32_t n_fields;
+};
+
+enum cfg_switch { SWITCH_AUTO, SWITCH_ON, SWITCH_OFF }; /* auto: when it works; on: not starting without it */
+
+/** struct cfg_bypass - sockmap bypass; default off (docs/DATAPATH.md says what it breaks for whom) */
+struct cfg_bypass {
+	bool enabled;
+	struct cfg_who *allow;	   /* a connection is bypassed when each of its two ends matches one of these; none: nobody */
+	uint32_t n_allow;
+	enum cfg_switch evidence;  /* wait until fentry has seen how the receiver reads; default auto: where the kernel has it */
+	bool legs;		   /* also one local leg of a tunnelled connection; default true */
+	uint32_t after;		   /* round trips before a connection is joined; default 3 */
+	uint32_t queue_bytes;	   /* redirected and unread, per socket; default 65536 */
+	uint32_t queue_messages;   /* default 64 */
+	uint64_t bulk;		   /* this many bytes with less than an eighth redirected: back to splice; default 8 MiB, 0 never */
+};
+
+struct cfg_kernel {
+	struct cfg_bypass bypass;
+	enum cfg_switch splice;	   /* default auto */
+	uint32_t splice_above;	   /* bytes that one direction moved in one go before splice takes over; default: measured, docs/PERFORMANCE.md */
+	enum cfg_switch ktls;	   /* default auto */
+	const char *pin;	   /* bpffs folder; default /sys/fs/bpf/adit; NULL ("none"): nothing outlives the process */
+	const char *cgroup;	   /* where programs are attached: path below the cgroup2 mount; default "/" */
+	uint64_t orphan_ms;	   /* captured destinations not claimed by then are forgotten; default 30000 */
 };
 
 struct cfg_limits {
@@ -183,7 +262,8 @@ struct cfg_timeouts {
 struct config {
 	struct cfg_node node;
 	uint32_t workers;	 /* resolved: number, never 0 */
-	enum cfg_mover mover;
+	enum cfg_mover mover;	 /* relay: no bypass, no splice, no kTLS */
+	struct cfg_kernel kernel;
 	const char *admin_socket; /* UNIX path; NULL: none. Default /run/adit/admin.sock */
 	uint32_t admin_mode;	  /* file mode of the socket, default 0660 */
 	struct addr metrics;	  /* TCP address of /metrics and /healthz; AF_UNSPEC: none */

@@ -66,7 +66,7 @@ int rec_open(struct rec *r, struct loop *l, int fd, struct tls_ctx *tls, bool se
 	r->loop = l;
 	r->fd = -1;
 	r->server = server;
-	r->engine = tls ? REC_USER : REC_PLAIN;
+	r->tx = r->rx = tls ? REC_USER : REC_PLAIN;
 	r->tls = tls;
 	r->writable = r->readable = true;
 	if (tls) {
@@ -119,7 +119,7 @@ int rec_handshake(struct rec *r, const char *const *ids, uint32_t n_ids, struct 
 {
 	int ret, e;
 
-	if (r->engine == REC_PLAIN)
+	if (r->tx == REC_PLAIN)
 		return 0;
 	ret = r->server ? wolfSSL_accept(r->ssl) : wolfSSL_connect(r->ssl);
 	if (ret != WOLFSSL_SUCCESS) {
@@ -223,7 +223,7 @@ int rec_write(struct rec *r, size_t n)
 	uint8_t *p = r->loop->scratch.plain, *out = r->loop->scratch.out;
 	size_t off = 0, len = 0, records = 0;
 
-	if (r->engine == REC_PLAIN)
+	if (r->tx == REC_PLAIN)
 		return n ? send_some(r, p, n) : 0;
 	while (off < n) {
 		size_t take = min_u64(n - off, RECORD_PLAIN);
@@ -378,12 +378,12 @@ ssize_t rec_read(struct rec *r, rec_sink sink, void *arg, struct err *reterr)
 		return -EAGAIN;
 	}
 	if (n == 0)
-		return r->engine == REC_PLAIN ? 0 : err_set(reterr, -ECONNABORTED, "connection ended without close_notify");
+		return r->rx == REC_PLAIN ? 0 : err_set(reterr, -ECONNABORTED, "connection ended without close_notify");
 	if ((size_t)n < room && !r->hup)
 		r->readable = false; /* an edge follows when more comes */
 	r->rx_bytes += (uint64_t)n;
 	stats_add(&r->loop->stats, ST_TUNNEL_RX_BYTES, (uint64_t)n);
-	if (r->engine == REC_PLAIN) {
+	if (r->rx == REC_PLAIN) {
 		e = sink(arg, in, (size_t)n);
 		return e < 0 ? e : n;
 	}
@@ -420,7 +420,7 @@ void rec_close(struct rec *r, bool orderly)
 {
 	if (r->fd < 0 || !r->loop)
 		return;
-	if (orderly && r->engine == REC_USER && !r->ssl && !r->pend.len)
+	if (orderly && r->tx == REC_USER && !r->ssl && !r->pend.len)
 		send_alert(r, ALERT_WARNING, ALERT_CLOSE_NOTIFY);
 	stats_gauge(&r->loop->stats, SG_BUFFERED, -(int64_t)(r->part.len + r->pend.len));
 	if (r->ssl)
@@ -441,10 +441,10 @@ void rec_close(struct rec *r, bool orderly)
 
 const char *rec_engine_str(const struct rec *r)
 {
-	return r->engine == REC_PLAIN ? "plain" : "user";
+	return r->tx == REC_PLAIN ? "plain" : "user";
 }
 
 const char *rec_engine_why(const struct rec *r)
 {
-	return r->engine == REC_PLAIN ? "tls: false" : "the only TLS engine of this build";
+	return r->tx == REC_PLAIN ? "tls: false" : "the only TLS engine of this build";
 }

@@ -15,14 +15,14 @@
 #include "loop/loop.h"
 #include "tls/ctx.h"
 
-enum rec_engine { REC_PLAIN, REC_USER };
+enum rec_engine { REC_PLAIN, REC_USER, REC_KTLS };
 
 struct rec_keys; /* cipher state of both directions */
 
 struct rec {
 	struct loop *loop;
 	int fd;
-	enum rec_engine engine;
+	enum rec_engine tx, rx; /* each direction's own; REC_USER until the handshake is over */
 	bool server;
 	bool readable, writable; /* as epoll's edges say */
 	bool hup;		 /* FIN or error waits behind the bytes: read until it shows */

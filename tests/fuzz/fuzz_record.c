@@ -299,7 +299,7 @@ static void back_check(void)
 	struct err e = {""};
 	uint8_t type;
 
-	if (r.engine == REC_PLAIN) {
+	if (r.tx == REC_PLAIN) {
 		check(back_n == said_n && !memcmp(back, said, said_n), "what is sent is what was said");
 		return;
 	}
@@ -345,7 +345,7 @@ static void begin(uint8_t how)
 	keys_set(&mirror, how & 1, 10, 20);
 	if (how & 2)
 		return;
-	r.engine = REC_USER;
+	r.tx = r.rx = REC_USER;
 	r.keys = calloc(1, sizeof(*r.keys));
 	check(r.keys != NULL, "memory");
 	keys_set(r.keys, how & 1, 20, 10);

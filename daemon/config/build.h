@@ -145,8 +145,9 @@ int names_identity(struct build *b, const struct tree_node *n, const struct tree
 		   struct cfg_identity **ret);
 
 /* ---- the sections ---- */
-extern const struct table node_table, limits_table, timeouts_table;
+extern const struct table node_table, kernel_table, limits_table, timeouts_table;
 void node_preset(struct cfg_node *n);
+void kernel_preset(struct cfg_kernel *k);
 void limits_preset(struct cfg_limits *l);
 void timeouts_preset(struct cfg_timeouts *t);
 int node_finish(struct build *b);
@@ -159,8 +160,16 @@ int clusters_slots(struct build *b);
 int clusters_read(struct build *b);
 int listeners_slots(struct build *b);
 int listeners_read(struct build *b);
+schema_item cidr_item;
 int cidrs_read(struct build *b, const struct tree_node *n, const struct where *w, struct cidr **ret, uint32_t *ret_n);
 int spiffes_read(struct build *b, const struct tree_node *n, const struct where *w, const char ***ret, uint32_t *ret_n);
+
+/* ---- kernel.c: members of listeners and clusters (schema_call); @to: the member ---- */
+schema_call capture_read, steer_read, proxy_from_read, netns_read;
+/** kernel_listener() - what of this listener must fit together */
+int kernel_listener(struct build *b, const struct tree_node *n, const struct where *w, const struct cfg_listener *l);
+/** kernel_check() - warn of what is suspicious; last */
+void kernel_check(struct build *b);
 
 /* ---- check.c: what only the whole shows ---- */
 int check_all(struct build *b);

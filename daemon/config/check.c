@@ -255,6 +255,12 @@ static int reach_check(struct graph *g)
 
 /* ---- addresses ---- */
 
+/* NULL: ours. The same namespace by two names is not found out: it may not exist yet */
+static bool same_netns(const char *a, const char *b)
+{
+	return a == b || (a && b && !strcmp(a, b));
+}
+
 static int addresses_check(struct build *b)
 {
 	const struct config *c = b->c;
@@ -270,12 +276,12 @@ static int addresses_check(struct build *b)
 		if (l->type == LISTENER_INTERNAL)
 			continue;
 		at = tree_get(b->listeners.at[i], "address")->value;
-		if (c->metrics.family != AF_UNSPEC && addr_eq(&l->address, &c->metrics))
+		if (c->metrics.family != AF_UNSPEC && !l->netns && addr_eq(&l->address, &c->metrics))
 			return say_at(b->err, at, &w, "%s is the address of admin.metrics",
 				      addr_str(&l->address, text));
 		for (j = 0; j < i; j++) {
 			if (c->listeners[j].type == LISTENER_INTERNAL ||
-			    !addr_eq(&c->listeners[j].address, &l->address))
+			    !addr_eq(&c->listeners[j].address, &l->address) || !same_netns(c->listeners[j].netns, l->netns))
 				continue;
 			other = tree_get(b->listeners.at[j], "address")->value;
 			return say_at(b->err, at, &w, "%s is taken: listener '%s' has it, %s:%u:%u",
@@ -315,7 +321,7 @@ struct sockets {
 	bool *local; /* by cluster: one of its endpoints is a listener */
 };
 
-static const struct cfg_listener *listener_at(const struct sockets *s, const struct addr *a)
+static const struct cfg_listener *listener_at(const struct sockets *s, const struct addr *a, const char *netns)
 {
 	uint32_t lo = 0, hi = s->n, mid;
 
@@ -327,7 +333,7 @@ static const struct cfg_listener *listener_at(const struct sockets *s, const str
 			hi = mid;
 	}
 	for (; lo < s->n && s->sorted[lo]->address.port == a->port; lo++)
-		if (listens_at(s->sorted[lo], a))
+		if (same_netns(s->sorted[lo]->netns, netns) && listens_at(s->sorted[lo], a))
 			return s->sorted[lo];
 	return NULL;
 }
@@ -363,7 +369,7 @@ static void socket_walk(struct sockets *s, const struct cfg_listener *l)
 		if (to && s->g->node[to->id].socket_mark == UNSEEN)
 			socket_walk(s, to);
 		for (i = 0; c && s->local[c->id] && i < c->n_endpoints; i++) {
-			to = listener_at(s, &c->endpoints[i].address);
+			to = listener_at(s, &c->endpoints[i].address, c->netns);
 			if (to)
 				socket_step(s, l, e, to);
 		}
@@ -388,7 +394,8 @@ static int sockets_check(struct graph *g)
 	qsort(s.sorted, s.n, sizeof(*s.sorted), by_port);
 	for (i = 0; i < c->n_clusters; i++)
 		for (j = 0; c->clusters[i].type == CLUSTER_TCP && !s.local[i] && j < c->clusters[i].n_endpoints; j++)
-			s.local[i] = listener_at(&s, &c->clusters[i].endpoints[j].address) != NULL;
+			s.local[i] =
+				listener_at(&s, &c->clusters[i].endpoints[j].address, c->clusters[i].netns) != NULL;
 	for (i = 0; i < s.n; i++)
 		if (g->node[s.sorted[i]->id].socket_mark == UNSEEN)
 			socket_walk(&s, s.sorted[i]);
@@ -446,5 +453,6 @@ int check_all(struct build *b)
 	if (r < 0)
 		return r;
 	targets_warn(b);
+	kernel_check(b);
 	return 0;
 }

@@ -11,6 +11,9 @@
 #define INTERNAL     BIT(CLUSTER_INTERNAL)
 
 static const char *const cluster_types[] = {"tcp", "tunnel", "original_dst", "internal", NULL};
+static const char *const sources[] = {"agent", "client", NULL};	   /* enum cfg_source */
+static const char *const proxies[] = {"none", "v1", "v2", NULL};   /* enum cfg_proxy */
+static const char *const locals[] = {"short", "tunnel", NULL};	   /* enum cfg_local */
 static const char *const balances[] = {"round_robin", "least_request", "random_two", NULL};
 
 /* ---- endpoints ---- */
@@ -219,6 +222,10 @@ static const struct field cluster_fields[] = {
 	{.key = "pool", .kind = F_MAP, C(pool), .table = &pool_table, .types = TUNNEL, .may_be_empty = true},
 	{.key = "listener", .kind = F_CALL, .call = cluster_listener_read, .types = INTERNAL, .required = true},
 	{.key = "destinations", .kind = F_CALL, .call = destinations_read, .types = ORIGINAL_DST},
+	{.key = "netns", .kind = F_CALL, .call = netns_read, C(netns), .types = TCP | TUNNEL | ORIGINAL_DST},
+	{.key = "source", .kind = F_ENUM, C(source), .names = sources, .types = TCP | ORIGINAL_DST},
+	{.key = "proxy_protocol", .kind = F_ENUM, C(proxy_protocol), .names = proxies, .types = TCP | ORIGINAL_DST},
+	{.key = "local", .kind = F_ENUM, C(local), .names = locals, .types = TUNNEL},
 	{.key = NULL},
 };
 static const struct table cluster_table = {.fields = cluster_fields, .what = "cluster", .types = cluster_types};

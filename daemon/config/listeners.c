@@ -175,7 +175,7 @@ static int headers_read(struct build *b, const struct tree_node *n, const struct
 	return 0;
 }
 
-static int cidr_item(struct build *b, const struct tree_node *n, const struct where *w, uint32_t index, void *arg)
+int cidr_item(struct build *b, const struct tree_node *n, const struct where *w, uint32_t index, void *arg)
 {
 	struct cidr *all = arg;
 	struct err why = {""};
@@ -428,6 +428,11 @@ static const struct field listener_fields[] = {
 	{.key = "tls", .kind = F_BOOL, L(tls), .types = TUNNEL},
 	{.key = "accept", .kind = F_CALL, .call = accept_read, .types = TUNNEL},
 	{.key = "max_streams", .kind = F_U32, L(max_streams), .min = 1, .max = 1000000, .types = TUNNEL},
+	{.key = "netns", .kind = F_CALL, .call = netns_read, L(netns), .types = TCP | TUNNEL},
+	{.key = "capture", .kind = F_CALL, .call = capture_read, L(capture), .types = TCP},
+	{.key = "steer", .kind = F_CALL, .call = steer_read, L(steer), .types = TCP | TUNNEL},
+	{.key = "proxy_protocol", .kind = F_BOOL, L(proxy_protocol), .types = TCP},
+	{.key = "proxy_from", .kind = F_CALL, .call = proxy_from_read, L(proxy_from), .types = TCP},
 	{.key = NULL},
 };
 static const struct table listener_table = {.fields = listener_fields, .what = "listener", .types = listener_types};
@@ -443,6 +448,9 @@ static int listener_read(struct build *b, const struct tree_node *n, const struc
 	l->tls = l->type == LISTENER_TUNNEL;
 	l->max_streams = l->type == LISTENER_TUNNEL ? 1024 : 0;
 	r = schema_read(b, &listener_table, l->type, n, w, l);
+	if (r < 0)
+		return r;
+	r = kernel_listener(b, n, w, l);
 	if (r < 0)
 		return r;
 	if (l->type == LISTENER_TUNNEL && !l->tls && accept)

@@ -423,6 +423,11 @@ static const struct field root_fields[] = {
 	{.key = "admin", .kind = F_MAP, .table = &admin_table, .may_be_empty = true},
 	{.key = "log", .kind = F_MAP, .table = &log_table, .may_be_empty = true},
 	{.key = "access_log", .kind = F_CALL, .call = access_log_read, .may_be_empty = true},
+	{.key = "kernel",
+	 .kind = F_MAP,
+	 .off = offsetof(struct config, kernel),
+	 .table = &kernel_table,
+	 .may_be_empty = true},
 	{.key = "limits",
 	 .kind = F_MAP,
 	 .off = offsetof(struct config, limits),
@@ -450,6 +455,7 @@ int root_read(struct build *b)
 	c->admin_mode = 0660;
 	c->log_level = LOG_INFO;
 	node_preset(&c->node);
+	kernel_preset(&c->kernel);
 	limits_preset(&c->limits);
 	timeouts_preset(&c->timeouts);
 	r = schema_read(b, &root_table, 0, b->root, NULL, c);

@@ -14,6 +14,9 @@
 #include <sys/epoll.h>
 #include <sys/resource.h>
 #include <sys/signalfd.h>
+#include <time.h>
+
+#define TICK_MS 1000
 
 #define DEFAULT_CONFIG "/etc/adit/adit.yaml"
 
@@ -191,20 +194,37 @@ static int watch(int ep, int fd)
 	return epoll_ctl(ep, EPOLL_CTL_ADD, fd, &ev);
 }
 
+/* once a second, however busy the admin socket is */
+static bool tick_due(void)
+{
+	static time_t last;
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC_COARSE, &ts);
+	if (ts.tv_sec == last)
+		return false;
+	last = ts.tv_sec;
+	return true;
+}
+
 static void serve(struct program *p, int sfd)
 {
 	AUTO_FD ep = epoll_create1(EPOLL_CLOEXEC);
-	int afd = admin_fd(p->admin);
+	int afd = admin_fd(p->admin), kfd = kernel_fd(&p->d->kernel);
 
-	if (ep < 0 || watch(ep, sfd) || watch(ep, p->d->drained_fd) || (afd >= 0 && watch(ep, afd))) {
+	if (ep < 0 || watch(ep, sfd) || watch(ep, p->d->drained_fd) || (afd >= 0 && watch(ep, afd)) || (kfd >= 0 && watch(ep, kfd))) {
 		log_err(LA_MAIN, "epoll: %s", strerror(errno));
 		return;
 	}
 	while (!daemon_drained(p->d)) {
 		struct epoll_event ev;
 
-		if (epoll_wait(ep, &ev, 1, -1) < 1)
+		if (tick_due())
+			kernel_tick(&p->d->kernel);
+		if (epoll_wait(ep, &ev, 1, TICK_MS) < 1)
 			continue;
+		if (ev.data.fd == kfd)
+			kernel_run(&p->d->kernel);
 		if (ev.data.fd == sfd && !on_signal(p, sfd))
 			return;
 		if (ev.data.fd == afd)

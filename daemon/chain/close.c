@@ -170,6 +170,7 @@ void conn_end(struct conn *c, enum ending e, const char *fmt, ...)
 	}
 	timer_disarm(&l->timers, &c->timer);
 	loop_defer_cancel(l, &c->task);
+	bypass_end(c);
 	dial_cancel(c, !was_open && e != END_SRC_RESET && e != END_SRC_TUNNEL);
 	for (int i = 0; i < 2; i++) {
 		if (c->leg[i].kind == LEG_SOCK) {

@@ -15,6 +15,7 @@
 #pragma once
 #include "base/buf.h"
 #include "chain/stage.h"
+#include "kern/bypass.h"
 #include "loop/loop.h"
 #include "obs/series.h"
 #include "tunnel/connect.h"
@@ -58,6 +59,7 @@ struct leg {
 	uint8_t kind, side;
 	bool readable, writable; /* sockets: as epoll's edges say */
 	bool hup;		 /* sockets: FIN or error is waiting behind the bytes; read until 0 */
+	bool mapped;		 /* sockets: in a sockmap; a short read does not mean that it is empty */
 	bool in_done, out_done;
 	bool answered;		 /* stream, source: 200 was sent; destination: 200 was received */
 	int fd;
@@ -97,6 +99,13 @@ struct conn {
 	struct series *series;
 	uint64_t bytes[2];	 /* read from leg 0 and written on; from leg 1 */
 	uint64_t told[2];	 /* of them, how many the metrics have */
+	uint64_t bypassed[2], spliced[2]; /* of them, what did not come to the agent, and what did not come to its memory */
+	struct bypass_join byp;
+	LIST_ENTRY(conn) joined; /* of worker.joined, while byp is open or being demoted */
+	uint8_t turn;		 /* the leg that the last bytes came from */
+	uint16_t turns, ask_at;	 /* changes of direction so far; the bypass is asked for at so many */
+	uint16_t proxy_taken, proxy_sent; /* bytes of PROXY headers read from the source, written to the destination */
+	uint64_t bulk_seen, bulk_bypassed; /* bytes at the last judgement of bulk */
 	uint64_t start_us, open_us, queue_us;
 	uint64_t last_ms;	 /* of the last byte */
 	uint64_t id;
@@ -137,6 +146,21 @@ void relay_in_done(struct conn *c, int side);
 void relay_batch(struct worker *w);
 void relay_more(struct conn *c);
 void relay_early_drop(struct conn *c);
+
+/* ---- bypass.c: when a connection is joined, watched, demoted ---- */
+/** bypass_opened() - from now on round trips are counted */
+void bypass_opened(struct conn *c);
+/** bypass_turn() - bytes came from leg @from, the last ones from the other; called between writes, any time */
+void bypass_turn(struct conn *c, int from);
+/** bypass_sync() - what the kernel has moved since is added to bytes, metrics and the idle clock */
+void bypass_sync(struct conn *c);
+/** bypass_end() - before the sockets are closed */
+void bypass_end(struct conn *c);
+void bypass_tick(struct timer *t, void *worker);
+/** conn_mover() - what moves its bytes now: bypass, leg, splice or relay; over: what has moved most of them */
+const char *conn_mover(const struct conn *c);
+/** conn_mover_why() - why not a faster one; "" when there is none */
+const char *conn_mover_why(const struct conn *c);
 
 /* ---- close.c: endings ---- */
 void conn_end(struct conn *c, enum ending e, const char *why_fmt, ...) __attribute__((format(printf, 3, 4)));

@@ -93,7 +93,11 @@ int daemon_create(struct daemon **ret, const struct config *cfg, struct err *ret
 	if (r == 0)
 		r = load_identities(d, reterr);
 	if (r == 0)
+		r = kernel_probe(&d->kernel, cfg, reterr); /* before sockets are made: the bypass notes who made them */
+	if (r == 0)
 		r = workers_create(d, reterr);
+	if (r == 0)
+		r = kernel_attach(d, reterr);
 	if (r == 0 && cfg->access_log.enabled)
 		r = access_log_start(&d->access_log, &cfg->access_log, &cfg->node, d->rings, d->n_workers, reterr);
 	if (r < 0) {
@@ -181,6 +185,7 @@ void daemon_destroy(struct daemon *d)
 		access_ring_finish(&d->workers[i].access);
 	for (uint32_t i = 0; d->tls && i < d->cfg->n_identities; i++)
 		tls_ctx_destroy(d->tls[i]);
+	kernel_finish(&d->kernel, !d->draining);
 	free(d->tls);
 	free(d->workers);
 	free(d->rings);

@@ -4,12 +4,14 @@
  */
 #pragma once
 #include "base/err.h"
+#include "chain/kernel.h"
 #include "chain/worker.h"
 #include <stdatomic.h>
 
 struct daemon {
 	const struct config *cfg;
 	struct tls_ctx **tls; /* by identity index; read-only once started */
+	struct kernel kernel;
 	struct worker *workers;
 	uint32_t n_workers;
 	struct access_log *access_log;

@@ -5,6 +5,7 @@
 #include "chain/inspect.h"
 #include "base/clean.h"
 #include "chain/daemon.h"
+#include "net/sock.h"
 #include "obs/access_format.h"
 #include <stdio.h>
 #include <string.h>
@@ -118,6 +119,36 @@ static void metadata_text(const struct metadata *md, char *out, size_t size)
 		n += (size_t)snprintf(out + n, size - n, "%s%s=%s", n ? ", " : "", name, value);
 }
 
+/* "order 12, reader 3": messages of a bypassed connection that went by TCP, both ways together */
+static void refused_text(const struct conn *c, char *out, size_t size)
+{
+	struct bypass_counts k;
+	size_t n = 0;
+
+	out[0] = '\0';
+	if (c->byp.state == BYPASS_NONE)
+		return;
+	bypass_counts(c->w->d->kernel.bypass, &c->byp, &k);
+	for (uint32_t i = 0; i < BYPASS_REFUSALS && n < size; i++)
+		if (k.refused[0][i] + k.refused[1][i])
+			n += (size_t)snprintf(out + n, size - n, "%s%s %llu", n ? ", " : "", bypass_refusal_str(i),
+					      (unsigned long long)(k.refused[0][i] + k.refused[1][i]));
+}
+
+static void tcp_ends(const struct conn *c, struct addr ends[2][2])
+{
+	for (int i = 0; i < 2; i++) {
+		struct sockaddr_storage ss;
+		socklen_t n = sizeof(ss);
+
+		if (c->leg[i].kind != LEG_SOCK || sock_local(c->leg[i].fd, &ends[i][0]) < 0 ||
+		    getpeername(c->leg[i].fd, (struct sockaddr *)&ss, &n))
+			memset(ends[i], 0, sizeof(ends[i]));
+		else
+			addr_from_sa((struct sockaddr *)&ss, &ends[i][1]);
+	}
+}
+
 static void conn_fill(const struct conn *c, struct conn_row *r)
 {
 	const struct loop *l = &c->w->loop;
@@ -127,7 +158,14 @@ static void conn_fill(const struct conn *c, struct conn_row *r)
 	r->id = c->id;
 	r->worker = l->worker;
 	put(r->state, sizeof(r->state), conn_state_text(c));
-	put(r->mover, sizeof(r->mover), "relay");
+	put(r->mover, sizeof(r->mover), conn_mover(c));
+	put(r->mover_why, sizeof(r->mover_why), conn_mover_why(c));
+	refused_text(c, r->bypass_refused, sizeof(r->bypass_refused));
+	tcp_ends(c, r->tcp);
+	r->bypassed_sent = c->bypassed[SRC];
+	r->bypassed_recv = c->bypassed[DST];
+	r->spliced_sent = c->spliced[SRC];
+	r->spliced_recv = c->spliced[DST];
 	put(r->listener, sizeof(r->listener), c->w->d->cfg->listeners[c->stages.id[0]].name);
 	chain_text(c, r->chain, sizeof(r->chain));
 	put(r->route, sizeof(r->route), c->stages.route ? c->stages.route->name : "");
@@ -160,8 +198,10 @@ static void conns_copy(struct worker *w, struct call *call)
 	struct conn *k = NULL;
 
 	while (c->n < ROWS_PER_ORDER && (k = slab_next(&w->conns, &c->cursor)))
-		if (k->state != CONN_CLOSED)
+		if (k->state != CONN_CLOSED) {
+			bypass_sync(k);
 			conn_fill(k, &c->rows.conn[c->n++]);
+		}
 	c->more = k != NULL;
 }
 

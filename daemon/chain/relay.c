@@ -35,10 +35,12 @@ static uint64_t idle_ms(const struct conn *c)
 static void idle(struct timer *t, void *arg)
 {
 	struct conn *c = arg;
-	uint64_t now = c->w->loop.now_ms, ms = idle_ms(c), end = c->last_ms + ms;
+	uint64_t now = c->w->loop.now_ms, ms = idle_ms(c), end;
 
 	if (c->state != CONN_OPEN)
 		return;
+	bypass_sync(c);
+	end = c->last_ms + ms;
 	if (now < end) {
 		timer_arm(&c->w->loop.timers, t, end);
 		return;
@@ -55,6 +57,8 @@ static struct leg *peer_of(struct conn *c, const struct leg *g)
 static void moved(struct conn *c, int from, size_t n)
 {
 	c->bytes[from] += n;
+	if (c->turn != from)
+		bypass_turn(c, from);
 	c->last_ms = c->w->loop.now_ms;
 	report_bytes(c);
 }
@@ -155,7 +159,7 @@ static ssize_t leg_read(struct conn *c, struct leg *from, uint8_t *p, size_t max
 	stats_inc(&c->w->loop.stats, ST_SYS_RECV);
 	if (r > 0) {
 		stats_add(&c->w->loop.stats, ST_APP_RX_BYTES, (uint64_t)r);
-		if ((size_t)r < max && !from->hup)
+		if ((size_t)r < max && !from->hup && !from->mapped)
 			from->readable = false; /* drained: an edge follows when more comes */
 		return r;
 	}
@@ -417,6 +421,7 @@ void relay_open(struct conn *c)
 		timer_arm(&w->loop.timers, &c->timer, w->loop.now_ms + ms);
 	}
 	c->last_ms = w->loop.now_ms;
+	bypass_opened(c);
 	c->task.run = more_task;
 	if (c->leg[SRC].kind == LEG_STREAM) {
 		c->status = 200;

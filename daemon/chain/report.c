@@ -162,7 +162,7 @@ static void access_end(struct conn *c)
 		.tunnel_id = t->who ? t->who->tunnel : 0,
 		.stream_id = t->sid,
 		.ok = c->ending == END_COMPLETE,
-		.mover = "relay",
+		.mover = conn_mover(c),
 		.response_flags = ending_flags(c->ending),
 		.closed_by = ending_by(c),
 		.mismatch = c->mismatch,

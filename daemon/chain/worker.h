@@ -65,6 +65,8 @@ struct worker {
 	uint16_t n_chunks;
 	struct conn *touched[CHUNKS];
 	uint32_t n_touched;
+	LIST_HEAD(, conn) joined; /* connections that the bypass moves */
+	struct timer joined_timer;
 	uint64_t next_conn;
 	struct log_rate failed_log, refused_log;
 	bool draining;

@@ -1,0 +1,263 @@
+/*
+ * What the kernel can do here, found out once at start, and said to people. Each means is probed on its own; one that is
+ * configured `on` and missing keeps the daemon from starting, all others are gone without.
+ */
+#include "chain/kernel.h"
+#include "base/clean.h"
+#include "base/log.h"
+#include "chain/daemon.h"
+#include "chain/inspect.h"
+#if __has_include("tls/ktls.h")
+#include "tls/ktls.h"
+#else
+#define ktls_probe(e) err_set(e, -ENOTSUP, "not built yet")
+#endif
+#include <stdio.h>
+#include <string.h>
+#include <sys/utsname.h>
+#include <unistd.h>
+
+/* Return: 0, or @r with the sentence when @must */
+static int missing(struct kernel *k, enum kernel_means m, int r, const char *name, bool must, struct err *reterr)
+{
+	if (must)
+		return err_set(reterr, r, "%s: %s", name, k->why[m].msg);
+	log_info(LA_MAIN, "%s: %s; going without", name, k->why[m].msg);
+	return 0;
+}
+
+static int probe_bypass(struct kernel *k, const struct config *cfg, struct err *reterr)
+{
+	struct err *why = &k->why[KERNEL_BYPASS];
+	int r;
+
+	if (cfg->mover == MOVER_RELAY || !cfg->kernel.bypass.enabled) {
+		err_set(why, 0, "%s", cfg->mover == MOVER_RELAY ? "mover: relay" : "kernel.bypass.enabled is false");
+		return 0;
+	}
+	r = bypass_create(&k->bypass, &cfg->kernel, why);
+	if (r < 0) {
+		k->bypass = NULL;
+		return missing(k, KERNEL_BYPASS, r, "bypass", false, reterr);
+	}
+	return 0;
+}
+
+static int probe_splice(struct kernel *k, const struct config *cfg)
+{
+	int p[2];
+
+	if (cfg->mover == MOVER_RELAY || cfg->kernel.splice == SWITCH_OFF) {
+		err_set(&k->why[KERNEL_SPLICE], 0, "%s", cfg->mover == MOVER_RELAY ? "mover: relay" : "kernel.splice: off");
+		return 0;
+	}
+	if (pipe(p)) {
+		err_set(&k->why[KERNEL_SPLICE], 0, "pipe: %s", strerror(errno));
+		return 0;
+	}
+	close(p[0]);
+	close(p[1]);
+	k->splice = true;
+	return 0;
+}
+
+static int probe_ktls(struct kernel *k, const struct config *cfg, struct err *reterr)
+{
+	int r;
+
+	if (cfg->mover == MOVER_RELAY || cfg->kernel.ktls == SWITCH_OFF) {
+		err_set(&k->why[KERNEL_KTLS], 0, "%s", cfg->mover == MOVER_RELAY ? "mover: relay" : "kernel.ktls: off");
+		return 0;
+	}
+	r = ktls_probe(&k->why[KERNEL_KTLS]);
+	k->ktls = r == 0;
+	return r < 0 ? missing(k, KERNEL_KTLS, r, "kTLS", cfg->kernel.ktls == SWITCH_ON, reterr) : 0;
+}
+
+int kernel_probe(struct kernel *k, const struct config *cfg, struct err *reterr)
+{
+	int r = probe_bypass(k, cfg, reterr);
+
+	if (r == 0)
+		r = probe_splice(k, cfg);
+	if (r == 0)
+		r = probe_ktls(k, cfg, reterr);
+	if (r == 0 && local_create(&k->local, &k->why[KERNEL_LOCAL]) < 0) {
+		k->local = NULL;
+		(void)missing(k, KERNEL_LOCAL, 0, "netlink", false, reterr);
+	}
+	return r;
+}
+
+static int listener_fd(void *arg, uint32_t i, uint32_t w)
+{
+	const struct daemon *d = arg;
+
+	return d->workers[w].listeners[i].fd;
+}
+
+int kernel_attach(struct daemon *d, struct err *reterr)
+{
+	struct kernel *k = &d->kernel;
+
+	if (capture_create(&k->capture, d->cfg, &k->why[KERNEL_CAPTURE]) < 0) {
+		k->capture = NULL;
+		log_err(LA_MAIN, "capture: %s; only connections made to the listeners themselves are taken", k->why[KERNEL_CAPTURE].msg);
+	}
+	if (steer_create(&k->steer, d->cfg, listener_fd, d, &k->why[KERNEL_STEER]) < 0) {
+		k->steer = NULL;
+		log_err(LA_MAIN, "steer: %s; only connections to the listeners' own addresses are taken", k->why[KERNEL_STEER].msg);
+	}
+	(void)reterr;
+	return 0;
+}
+
+void kernel_finish(struct kernel *k, bool keep)
+{
+	steer_destroy(TAKE(k->steer));
+	capture_destroy(TAKE(k->capture), keep);
+	bypass_destroy(TAKE(k->bypass));
+	local_destroy(TAKE(k->local));
+}
+
+int kernel_fd(const struct kernel *k)
+{
+	return k->local ? local_fd(k->local) : -1;
+}
+
+void kernel_run(struct kernel *k)
+{
+	if (k->local)
+		local_run(k->local);
+}
+
+void kernel_tick(struct kernel *k)
+{
+	if (k->capture)
+		capture_age(k->capture);
+}
+
+/* ---- for people ---- */
+
+static void row(struct kernel_row *r, const char *name, const char *state, const char *why)
+{
+	memset(r, 0, sizeof(*r));
+	snprintf(r->name, sizeof(r->name), "%s", name);
+	snprintf(r->state, sizeof(r->state), "%s", state);
+	snprintf(r->why, sizeof(r->why), "%s", why);
+}
+
+/* off: so configured; missing: asked for and not to be had; idle: nothing asks for it */
+static const char *absent(const struct config *cfg, const struct err *why, bool configured)
+{
+	if (cfg->mover == MOVER_RELAY && !strcmp(why->msg, "mover: relay"))
+		return "off";
+	return !configured ? "off" : why->msg[0] ? "missing" : "idle";
+}
+
+static void bypass_rows(const struct kernel *k, const struct config *cfg, struct kernel_row *r, struct kernel_row *evidence)
+{
+	const char *why = k->why[KERNEL_BYPASS].msg;
+	struct bypass_info n;
+
+	if (!k->bypass) {
+		row(r, "bypass", absent(cfg, &k->why[KERNEL_BYPASS], cfg->kernel.bypass.enabled), why);
+		row(evidence, "evidence", r->state, why);
+		return;
+	}
+	bypass_info(k->bypass, &n);
+	row(r, "bypass", n.switched_on ? "on" : "off", n.switched_on ? "" : "switched off by an operator: aditctl kernel bypass on");
+	snprintf(r->detail, sizeof(r->detail), "%u joined, %llu joins, %llu legs, %llu MB redirected; maps %s; self-test %s", n.joined,
+		 (unsigned long long)n.joins, (unsigned long long)n.legs, (unsigned long long)(n.bytes / 1000000),
+		 n.shared ? "shared with other agents" : "our own", n.self_test);
+	row(evidence, "evidence", n.evidence ? "on" : cfg->kernel.bypass.evidence == SWITCH_OFF ? "off" : "missing",
+	    n.evidence				       ? "" :
+	    cfg->kernel.bypass.evidence == SWITCH_OFF ? "kernel.bypass.evidence: off" :
+							 "this kernel offers no fentry on tcp_bpf_recvmsg: the allow-list alone decides");
+}
+
+static void capture_row(const struct kernel *k, struct kernel_row *r)
+{
+	struct capture_info n;
+
+	if (!k->capture) {
+		row(r, "capture", k->why[KERNEL_CAPTURE].msg[0] ? "missing" : "idle",
+		    k->why[KERNEL_CAPTURE].msg[0] ? k->why[KERNEL_CAPTURE].msg : "no listener has `capture`");
+		return;
+	}
+	capture_info(k->capture, &n);
+	row(r, "capture", "on", "");
+	snprintf(r->detail, sizeof(r->detail),
+		 "%u rules, %llu captured, %llu claimed, %llu never claimed, %u pending, %llu excluded, %llu let through and %llu refused while "
+		 "away",
+		 n.rules, (unsigned long long)n.captured, (unsigned long long)n.claimed, (unsigned long long)n.unclaimed, n.pending,
+		 (unsigned long long)n.excluded, (unsigned long long)n.failed_open, (unsigned long long)n.failed_closed);
+}
+
+static void steer_row(const struct kernel *k, struct kernel_row *r)
+{
+	struct steer_info n;
+
+	if (!k->steer) {
+		row(r, "steer", k->why[KERNEL_STEER].msg[0] ? "missing" : "idle",
+		    k->why[KERNEL_STEER].msg[0] ? k->why[KERNEL_STEER].msg : "no listener has `steer`");
+		return;
+	}
+	steer_info(k->steer, &n);
+	row(r, "steer", "on", "");
+	snprintf(r->detail, sizeof(r->detail), "%u rules in %u namespaces, %llu connections", n.rules, n.namespaces,
+		 (unsigned long long)n.steered);
+}
+
+static void local_row(const struct kernel *k, struct kernel_row *r)
+{
+	struct local_info n;
+
+	if (!k->local) {
+		row(r, "netlink", "missing", k->why[KERNEL_LOCAL].msg);
+		return;
+	}
+	local_info(k->local, &n);
+	row(r, "netlink", "on", "");
+	snprintf(r->detail, sizeof(r->detail), "%u addresses, %u routes, %u policy rules of ours, %llu changes", n.addresses, n.routes,
+		 n.rules, (unsigned long long)n.changes);
+}
+
+int inspect_kernel(struct daemon *d, struct kernel_row **ret, size_t *ret_n, const char **ret_release)
+{
+	static struct utsname u;
+	const struct kernel *k = &d->kernel;
+	struct kernel_row *r = calloc(7, sizeof(*r));
+	struct stats s;
+
+	if (!r)
+		return -ENOMEM;
+	if (!u.release[0])
+		(void)uname(&u);
+	inspect_stats(d, &s);
+	bypass_rows(k, d->cfg, &r[0], &r[1]);
+	capture_row(k, &r[2]);
+	steer_row(k, &r[3]);
+	row(&r[4], "splice", k->splice ? "on" : absent(d->cfg, &k->why[KERNEL_SPLICE], d->cfg->kernel.splice != SWITCH_OFF),
+	    k->why[KERNEL_SPLICE].msg);
+	if (k->splice)
+		snprintf(r[4].detail, sizeof(r[4].detail), "%llu MB moved", (unsigned long long)(s.c[ST_SPLICED_BYTES] / 1000000));
+	row(&r[5], "ktls", k->ktls ? "on" : absent(d->cfg, &k->why[KERNEL_KTLS], d->cfg->kernel.ktls != SWITCH_OFF), k->why[KERNEL_KTLS].msg);
+	if (k->ktls)
+		snprintf(r[5].detail, sizeof(r[5].detail), "%llu tunnels sealed, %llu opened by the kernel, %llu refused",
+			 (unsigned long long)s.c[ST_KTLS_TX], (unsigned long long)s.c[ST_KTLS_RX], (unsigned long long)s.c[ST_KTLS_REFUSED]);
+	local_row(k, &r[6]);
+	*ret = r;
+	*ret_n = 7;
+	*ret_release = u.release;
+	return 0;
+}
+
+int inspect_bypass(struct daemon *d, bool on)
+{
+	if (!d->kernel.bypass)
+		return -ENOENT;
+	bypass_switch(d->kernel.bypass, on);
+	log_info(LA_MAIN, "bypass switched %s by an operator", on ? "on" : "off: joined connections go by TCP from now on");
+	return 0;
+}

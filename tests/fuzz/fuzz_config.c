@@ -52,6 +52,58 @@ static void target_check(const struct config *c, const struct cfg_target *t, uns
 		listener_check(c, to, passed + 1);
 }
 
+static void ports_check(const struct cfg_ports *p, uint32_t n)
+{
+	MUST((p != NULL) == (n != 0));
+	for (; n--; p++)
+		MUST(p->first && p->first <= p->last);
+}
+
+static void who_check(const struct cfg_who *w)
+{
+	uint32_t i;
+
+	MUST((w->cgroups != NULL) == (w->n_cgroups != 0) && (w->uids != NULL) == (w->n_uids != 0));
+	for (i = 0; i < w->n_cgroups; i++) {
+		const char *s = w->cgroups[i];
+
+		MUST(s[0] == '/' && (!s[1] || s[strlen(s) - 1] != '/') && !strstr(s, "/../") && !strstr(s, "//"));
+	}
+	for (i = 0; i < w->n_executables; i++)
+		MUST(w->executables[i][0] == '/');
+	ports_check(w->ports, w->n_ports);
+}
+
+static void kernel_check(const struct config *c)
+{
+	const struct cfg_kernel *k = &c->kernel;
+	uint32_t i;
+
+	MUST(k->cgroup[0] == '/' && (!k->pin || k->pin[0] == '/') && k->splice_above && k->orphan_ms && k->bypass.after);
+	for (i = 0; i < k->bypass.n_allow; i++) {
+		const struct cfg_who *w = &k->bypass.allow[i];
+
+		MUST(w->n_cgroups || w->n_uids || w->n_executables || w->n_ports);
+		who_check(w);
+	}
+}
+
+static void reach_check(const struct cfg_listener *l)
+{
+	MUST(!l->netns || (l->netns[0] && l->type != LISTENER_INTERNAL));
+	MUST(l->proxy_protocol == (l->n_proxy_from != 0) && (!l->proxy_protocol || l->type == LISTENER_TCP));
+	if (l->capture) {
+		MUST(l->type == LISTENER_TCP && !l->proxy_protocol && !l->capture->who.n_executables);
+		who_check(&l->capture->who);
+		ports_check(l->capture->except_ports, l->capture->n_except_ports);
+	}
+	if (l->steer) {
+		MUST(l->type != LISTENER_INTERNAL);
+		ports_check(l->steer->ports, l->steer->n_ports);
+		ports_check(l->steer->except_ports, l->steer->n_except_ports);
+	}
+}
+
 static void listener_check(const struct config *c, const struct cfg_listener *l, unsigned int passed)
 {
 	uint32_t i;
@@ -61,6 +113,7 @@ static void listener_check(const struct config *c, const struct cfg_listener *l,
 	MUST((l->type == LISTENER_INTERNAL) == (passed > 1) || l->type == LISTENER_INTERNAL);
 	MUST((l->type != LISTENER_INTERNAL) == (l->address.family != AF_UNSPEC));
 	MUST(!l->tls || l->identity);
+	reach_check(l);
 	/* a wide graph has more ways than time allows */
 	for (i = 0; i < l->n_routes && (passed < 4 || i < 2); i++) {
 		MUST(l->routes[i].name);
@@ -91,6 +144,7 @@ static void config_check(const struct config *c)
 		}
 	}
 	MUST(c->n_endpoints == endpoints);
+	kernel_check(c);
 	for (i = 0; i < c->n_listeners && i < 64; i++)
 		listener_check(c, &c->listeners[i], 1);
 }

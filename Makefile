@@ -67,7 +67,7 @@ warnings := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wpo
 ifneq ($(WERROR),0)
 warnings += -Werror
 endif
-cppflags := -D_GNU_SOURCE -Iinclude -Idaemon -Ibuild/bpf $(wolfssl_cppflags) $(CPPFLAGS)
+cppflags := -D_GNU_SOURCE -Iinclude -Idaemon -Ibuild/bpf -isystem /usr/include/libnl3 $(wolfssl_cppflags) $(CPPFLAGS)
 cflags	 := -std=gnu11 $(CFLAGS) -fno-omit-frame-pointer $(warnings) -pthread
 ldflags	 := -pthread -pie -Wl,-z,relro,-z,now -Wl,--as-needed $(LDFLAGS)
 libs	 := $(wolfssl_libs) -lnghttp2 -lyaml -lmicrohttpd -ljansson -lcares -lpcre2-8 -lxxhash -lcap-ng -lbpf -lnl-route-3 -lnl-3 -ldl -lm

@@ -7,7 +7,7 @@ struct diag_tcp {
 	char state[16];
 	uint32_t rtt_us, rttvar_us, min_rtt_us, cwnd, mss, retransmits /* now */, total_retransmits, unacked, lost;
 	uint32_t rqueue, wqueue; /* bytes unread, bytes unacknowledged */
-	uint64_t delivery_bps, acked_bytes, received_bytes;
+	uint64_t delivery_bps /* bits per second */, acked_bytes, received_bytes;
 	uint32_t uid, inode;
 	char congestion[16];
 };

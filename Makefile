@@ -14,7 +14,7 @@ V	?= 0
 # Parallel by default. Output is kept apart per target where nobody watches a program run.
 ifeq ($(MAKELEVEL),0)
 MAKEFLAGS += -j$(shell nproc)
-ifeq ($(filter setup check check-sys test demo bench fuzz lint,$(MAKECMDGOALS)),)
+ifeq ($(filter setup check check-sys test-vm test demo bench fuzz lint,$(MAKECMDGOALS)),)
 MAKEFLAGS += --output-sync=target
 endif
 endif
@@ -22,8 +22,8 @@ MAKEFLAGS += --no-builtin-rules
 .SUFFIXES:
 .DELETE_ON_ERROR:
 .SECONDARY:
-.PHONY: all setup check check-sys test demo bench fuzz lint format install man clean help
-.PHONY: bpf unit-programs oom-programs kernel-programs bpf-programs fuzz-programs print-cppflags FORCE
+.PHONY: all setup check check-sys test-vm test demo bench fuzz lint format install man clean help
+.PHONY: bpf unit-programs oom-programs kernel-programs bpf-programs vm-programs fuzz-programs print-cppflags FORCE
 
 B := build$(if $(SAN),/$(SAN))
 
@@ -93,6 +93,7 @@ kernel_src := $(wildcard tests/kernel/*.c)
 fuzz_src   := $(wildcard tests/fuzz/fuzz_*.c)
 bpf_src	   := $(wildcard bpf/*.bpf.c)
 bpf_test_src := $(wildcard tests/bpf/*.c)
+vm_src	   := $(wildcard tests/vm/*.c)
 
 daemon_obj := $(daemon_src:%.c=$(B)/obj/%.o)
 ctl_obj	   := $(ctl_src:%.c=$(B)/obj/%.o)
@@ -102,6 +103,7 @@ kernel_bin := $(kernel_src:%.c=$(B)/%)
 fuzz_bin   := $(fuzz_src:tests/fuzz/%.c=$(F)/%)
 bpf_skel   := $(bpf_src:bpf/%.bpf.c=build/bpf/%.skel.h)
 bpf_test_bin := $(bpf_test_src:%.c=$(B)/%)
+vm_bin	   := $(vm_src:%.c=$(B)/%)
 ctl_main   := $(filter ctl/main.c ctl/aditctl.c,$(ctl_src))
 
 programs := $(if $(wildcard daemon/main.c),$(B)/aditd) $(if $(ctl_main),$(B)/aditctl)
@@ -140,7 +142,7 @@ build/bpf/%.skel.h: build/bpf/%.bpf.o
 	$(call say,SKEL,$@) PATH=$$PATH:/usr/sbin bpftool gen skeleton $< name $* >$@
 
 bpf: $(bpf_skel)
-$(daemon_obj) $(bpf_test_bin) $(daemon_src:%.c=$(F)/obj/%.o): | $(bpf_skel)
+$(daemon_obj) $(bpf_test_bin) $(vm_bin) $(daemon_src:%.c=$(F)/obj/%.o): | $(bpf_skel)
 
 $(B)/obj/%.o: %.c $(B)/flags
 	@mkdir -p $(@D)
@@ -189,6 +191,11 @@ $(B)/tests/bpf/%: tests/bpf/%.c $(B)/libadit.a $(B)/flags
 	$(call say,TEST,$@) $(compile) $(test_cppflags) -MMD -MP -MF $@.d $< $(ldflags) $(test_link) \
 		$(B)/libadit.a $(libs) -o $@
 
+$(B)/tests/vm/%: tests/vm/%.c $(B)/libadit.a $(B)/flags
+	@mkdir -p $(@D)
+	$(call say,TEST,$@) $(compile) $(test_cppflags) -MMD -MP -MF $@.d $< $(ldflags) $(test_link) \
+		$(B)/libadit.a $(libs) -o $@
+
 $(F)/obj/%.o: %.c $(F)/flags
 	@mkdir -p $(@D)
 	$(call say,CLANG,$<) $(fuzz_compile) -fsanitize=fuzzer-no-link -MMD -MP -c $< -o $@
@@ -205,6 +212,7 @@ unit-programs: $(unit_bin)
 oom-programs: $(oom_bin)
 kernel-programs: $(kernel_bin)
 bpf-programs: $(bpf_test_bin)
+vm-programs: $(vm_bin)
 fuzz-programs: $(fuzz_bin)
 
 # ---- what people run
@@ -216,7 +224,10 @@ check:
 	@SAN=$(SAN) tests/run unit oom
 
 check-sys:
-	@SAN=$(SAN) tests/run kernel sys
+	@SAN=$(SAN) tests/run kernel bpf sys
+
+test-vm:
+	@tests/run vm
 
 test: setup
 	@tests/run --all
@@ -281,6 +292,7 @@ help:
 	'make test         everything there is to test, with its set-up (root)' \
 	'make check        unit tests and failing-malloc sweeps (no root, below 30 s); SAN=asan|ubsan|tsan' \
 	'make check-sys    kernel behaviours, and scenarios in network namespaces (root)' \
+	'make test-vm      kernel behaviours, BPF and tunnels on Linux 6.1 and 6.12 in virtual machines' \
 	'make fuzz T=60    each fuzzer for T seconds; or RUNS=n executions' \
 	'make bench        measure' \
 	'make lint         clang-tidy, cppcheck, layers, headers, man pages' \

@@ -219,6 +219,8 @@ static void tunnel_fill(const struct tunnel *t, struct tunnel_row *r)
 	put(r->peer_identity, sizeof(r->peer_identity), t->who->tls.id);
 	put(r->local_identity, sizeof(r->local_identity), t->who->own_id);
 	put(r->engine, sizeof(r->engine), rec_engine_str(&t->rec));
+	put(r->engine_tx, sizeof(r->engine_tx), rec_engine_tx_str(&t->rec));
+	put(r->engine_rx, sizeof(r->engine_rx), rec_engine_rx_str(&t->rec));
 	put(r->why, sizeof(r->why), rec_engine_why(&t->rec));
 	put(r->cipher, sizeof(r->cipher), t->who->tls.cipher);
 	r->age_us = l->now_us - t->opened_us;

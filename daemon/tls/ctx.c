@@ -104,13 +104,33 @@ static const char *wolf_reason(int e, char out[WOLFSSL_MAX_ERROR_SZ])
 	return out;
 }
 
+static void frames_count(struct tls_frames *f, const uint8_t *p, size_t n)
+{
+	while (n) {
+		size_t k = min_u64(f->left, n);
+
+		f->left = (uint16_t)(f->left - k);
+		p += k;
+		n -= k;
+		if (!n)
+			break;
+		f->hdr[f->have++] = *p++;
+		n--;
+		if (f->have == sizeof(f->hdr)) {
+			f->left = (uint16_t)(f->hdr[3] << 8 | f->hdr[4]);
+			f->have = 0;
+		}
+	}
+}
+
 static int io_recv(WOLFSSL *ssl, char *buf, int n, void *arg)
 {
 	ssize_t r = recv(wolfSSL_get_fd(ssl), buf, (size_t)n, MSG_DONTWAIT);
 
-	(void)arg;
-	if (r > 0)
+	if (r > 0) {
+		frames_count(arg, (const uint8_t *)buf, (size_t)r);
 		return (int)r;
+	}
 	if (r == 0)
 		return WOLFSSL_CBIO_ERR_CONN_CLOSE;
 	if (errno == EAGAIN || errno == EINTR)
@@ -238,7 +258,7 @@ const char *tls_ctx_trust_domain(const struct tls_ctx *t)
 	return t->trust_domain;
 }
 
-struct WOLFSSL *tls_session(struct tls_ctx *t, bool server, int fd, const char *sni)
+struct WOLFSSL *tls_session(struct tls_ctx *t, bool server, int fd, const char *sni, struct tls_frames *f)
 {
 	WOLFSSL *ssl = wolfSSL_new(t->side[server]);
 	char alpn[] = "h2";
@@ -251,6 +271,7 @@ struct WOLFSSL *tls_session(struct tls_ctx *t, bool server, int fd, const char *
 		wolfSSL_free(ssl);
 		return NULL;
 	}
+	wolfSSL_SetIOReadCtx(ssl, f); /* after set_fd(), which sets it, too */
 	wolfSSL_KeepArrays(ssl); /* the write keys are asked for after the handshake */
 	return ssl;
 }

@@ -34,8 +34,18 @@ const char *tls_ctx_id(const struct tls_ctx *t);	      /* our own SPIFFE id */
 uint64_t tls_ctx_not_after(const struct tls_ctx *t);	      /* unix seconds */
 const char *tls_ctx_trust_domain(const struct tls_ctx *t);
 
-/** tls_session() - a wolfSSL object for a handshake over @fd; NULL: out of memory */
-struct WOLFSSL *tls_session(struct tls_ctx *t, bool server, int fd, const char *sni);
+/** struct tls_frames - where in the peer's records wolfSSL's reading stands: it keeps what it has of a record to itself */
+struct tls_frames {
+	uint8_t hdr[5], have; /* of a header that is being read */
+	uint16_t left;	      /* of the body that follows it */
+};
+static inline bool tls_frames_whole(const struct tls_frames *f)
+{
+	return !f->have && !f->left;
+}
+
+/** tls_session() - a wolfSSL object for a handshake over @fd, which counts in @f what it reads; NULL: out of memory */
+struct WOLFSSL *tls_session(struct tls_ctx *t, bool server, int fd, const char *sni, struct tls_frames *f);
 /**
  * tls_peer_check() - after the handshake: exactly one URI SAN, a leaf for signing, in the trust domain or in @ids
  * Return: 0, or -EACCES with the reason.

@@ -1,45 +1,49 @@
 /*
- * The record layer. See record.h for what it is for.
+ * The record layer: what is the same for all engines, and the choice between them. See record.h for what it is for; seal.c makes
+ * records here, ktls.c lets the kernel do it.
  *
- * Sealing: plaintext lies contiguous in scratch.plain; a record takes 16384 bytes of it. TLS 1.3 appends the content type to the
- * plaintext before encryption, so that byte is written behind the slice and the byte that was there is put back
- * afterwards; the cipher writes to scratch.out, which makes the trick safe and the copy unnecessary.
+ * The switch to the kernel comes when the peer is accepted, before anything but the handshake was read or written: wolfSSL reads
+ * record by record, so nothing is buffered in it (tls_frames says so if that ever changes). A direction that the kernel does not
+ * take stays `user`.
+ *
+ * When to stop reading with `ktls`: a short read of data means that no further data record is whole, and an edge follows when one
+ * is, since the kernel reports each record when it gets to the head of the queue, which is after the event that we are in. That
+ * does not hold for what was there before: so after a read that filled the buffer, and after a record of another type, it
+ * is read until EAGAIN.
  */
 #include <wolfssl/options.h>
 #include <wolfssl/ssl.h>
-#include <wolfssl/wolfcrypt/aes.h>
-#include <wolfssl/wolfcrypt/kdf.h>
 
 #include "base/clean.h"
+#include "tls/ktls.h"
 #include "tls/record.h"
+#include "tls/seal.h"
 #include <errno.h>
+#include <poll.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
 
-#define HDR 5u
-#define TAG 16u
-#define RECORD_PLAIN 16384u
-#define RECORD_MAX (RECORD_PLAIN + 256u) /* RFC 8446 5.2: ciphertext length limit */
-#define SECRET_MAX 48u
 #define UPDATES_MAX 64 /* KeyUpdates over a tunnel's life; each costs three HMACs, and a peer could send nothing else */
-#define WORN (1ull << 24) /* records; the limit for AES-GCM is 2^24.5 */
+/*
+ * The limit for AES-GCM is 2^24.5 records. Some peers send a KeyUpdate of their own accord after 2^24, which the kernel cannot
+ * follow: they are to find a new tunnel before.
+ */
+#define WORN ((1ull << 24) - (1ull << 22))
+#define CONTROLS_MAX 16 /* records of other types than data in one rec_read() */
 
-enum { TYPE_ALERT = 21, TYPE_HANDSHAKE = 22, TYPE_DATA = 23 };
-enum { ALERT_WARNING = 1, ALERT_FATAL = 2, ALERT_CLOSE_NOTIFY = 0, ALERT_ACCESS_DENIED = 49 };
-enum { HS_NEW_SESSION_TICKET = 4, HS_KEY_UPDATE = 24 };
+enum { ALERT_WARNING = 1, ALERT_FATAL = 2 };
+enum {
+	ALERT_CLOSE_NOTIFY = 0,
+	ALERT_UNEXPECTED_MESSAGE = 10,
+	ALERT_BAD_RECORD_MAC = 20,
+	ALERT_RECORD_OVERFLOW = 22,
+	ALERT_ACCESS_DENIED = 49,
+	ALERT_DECODE_ERROR = 50,
+};
+enum rec_why { WHY_NONE, WHY_EARLY, WHY_OFF, WHY_RELAY, WHY_ULP, WHY_KEYS };
 
-struct dir {
-	Aes aes;
-	uint8_t iv[12];
-	uint64_t seq;
-	uint8_t secret[SECRET_MAX];
-};
-struct rec_keys {
-	struct dir tx, rx;
-	uint8_t key_len, hash_len;
-	bool have_secrets;
-	uint8_t updates;
-};
+uint64_t rec_worn_after = WORN;
 
 static int secret_taken(WOLFSSL *ssl, int id, const unsigned char *secret, int n, void *arg)
 {
@@ -67,11 +71,12 @@ int rec_open(struct rec *r, struct loop *l, int fd, struct tls_ctx *tls, bool se
 	r->fd = -1;
 	r->server = server;
 	r->tx = r->rx = tls ? REC_USER : REC_PLAIN;
+	r->why = tls ? WHY_EARLY : WHY_NONE;
 	r->tls = tls;
 	r->writable = r->readable = true;
 	if (tls) {
 		r->keys = calloc(1, sizeof(*r->keys));
-		r->ssl = r->keys ? tls_session(tls, server, fd, sni) : NULL;
+		r->ssl = r->keys ? tls_session(tls, server, fd, sni, &r->frames) : NULL;
 		if (!r->ssl) {
 			free(TAKE(r->keys));
 			return -ENOMEM;
@@ -84,36 +89,122 @@ int rec_open(struct rec *r, struct loop *l, int fd, struct tls_ctx *tls, bool se
 	return 0;
 }
 
-static int dir_key(struct dir *d, const uint8_t *key, size_t n, const uint8_t *iv)
+/* what wolfSSL tells of a direction; valid as long as it */
+struct agreed {
+	const uint8_t *key, *iv;
+};
+
+static struct agreed agreed(const struct rec *r, bool tx)
 {
-	memcpy(d->iv, iv, sizeof(d->iv));
-	return wc_AesGcmSetKey(&d->aes, key, (word32)n) ? -EIO : 0;
+	bool of_server = tx == r->server;
+
+	return (struct agreed){ of_server ? wolfSSL_GetServerWriteKey(r->ssl) : wolfSSL_GetClientWriteKey(r->ssl),
+				of_server ? wolfSSL_GetServerWriteIV(r->ssl) : wolfSSL_GetClientWriteIV(r->ssl) };
 }
 
 /* what wolfSSL agreed on becomes ours; it is not used for this connection any more */
 static int keys_take(struct rec *r, struct err *reterr)
 {
-	const uint8_t *ck = wolfSSL_GetClientWriteKey(r->ssl), *ci = wolfSSL_GetClientWriteIV(r->ssl);
-	const uint8_t *sk = wolfSSL_GetServerWriteKey(r->ssl), *si = wolfSSL_GetServerWriteIV(r->ssl);
+	struct agreed tx = agreed(r, true), rx = agreed(r, false);
+	int bulk = wolfSSL_GetBulkCipher(r->ssl), key_len = wolfSSL_GetKeySize(r->ssl);
 	struct rec_keys *k = r->keys;
-	word64 tx = 0, rx = 0;
+	word64 seq = 0;
 
-	if (wolfSSL_GetBulkCipher(r->ssl) != wolfssl_aes_gcm)
-		return err_set(reterr, -EPROTO, "cipher %s: only AES-GCM suites are supported on tunnels", wolfSSL_get_cipher(r->ssl));
-	k->key_len = (uint8_t)wolfSSL_GetKeySize(r->ssl);
+	if (bulk != wolfssl_aes_gcm && bulk != wolfssl_chacha)
+		return err_set(reterr, -EPROTO, "cipher %s: only AES-GCM and CHACHA20-POLY1305 suites are supported on tunnels",
+			       wolfSSL_get_cipher(r->ssl));
+	if (!tls_frames_whole(&r->frames))
+		return err_set(reterr, -EPROTO, "the handshake ended within a record");
+	k->cipher = r->cipher = bulk == wolfssl_chacha ? SEAL_CHACHA20 : key_len == 16 ? SEAL_AES128 : SEAL_AES256;
 	/* these return an error when the number is 0: only the number counts */
-	wolfSSL_GetSequenceNumber(r->ssl, &tx);
-	wolfSSL_GetPeerSequenceNumber(r->ssl, &rx);
-	k->tx.seq = tx;
-	k->rx.seq = rx;
-	if (wc_AesInit(&k->tx.aes, NULL, INVALID_DEVID) || wc_AesInit(&k->rx.aes, NULL, INVALID_DEVID) ||
-	    dir_key(&k->tx, r->server ? sk : ck, k->key_len, r->server ? si : ci) < 0 ||
-	    dir_key(&k->rx, r->server ? ck : sk, k->key_len, r->server ? ci : si) < 0)
+	wolfSSL_GetSequenceNumber(r->ssl, &seq);
+	k->tx.seq = seq;
+	seq = 0;
+	wolfSSL_GetPeerSequenceNumber(r->ssl, &seq);
+	k->rx.seq = seq;
+	if (seal_key(k, &k->tx, tx.key, tx.iv) < 0 || seal_key(k, &k->rx, rx.key, rx.iv) < 0)
 		return err_set(reterr, -EIO, "AES key set-up failed");
 	return 0;
 }
 
-static void send_alert(struct rec *r, uint8_t level, uint8_t code);
+static uint8_t why_not(const struct rec *r)
+{
+	const struct config *cfg = r->loop->cfg;
+
+	return cfg->mover == MOVER_RELAY ? WHY_RELAY : cfg->kernel.ktls == SWITCH_OFF ? WHY_OFF : WHY_NONE;
+}
+
+/* before the handshake: a FIN that is there already makes it impossible (ENOTCONN), and without keys it changes nothing */
+static void kernel_attach(struct rec *r)
+{
+	r->asked = true;
+	r->why = why_not(r);
+	if (r->why)
+		return;
+	r->why_tx = r->why_rx = ktls_attach(r->fd);
+	r->attached = r->why_tx == 0;
+	stats_inc(&r->loop->stats, ST_SYS_OTHER);
+	if (!r->attached) {
+		r->why = WHY_ULP;
+		stats_inc(&r->loop->stats, ST_KTLS_REFUSED);
+	}
+}
+
+static int kernel_start(struct rec *r, bool tx)
+{
+	struct dir *d = tx ? &r->keys->tx : &r->keys->rx;
+	struct rec_count *c = tx ? &r->tx_count : &r->rx_count;
+	struct agreed a = agreed(r, tx);
+	int e = ktls_start(r->fd, tx, (enum seal_cipher)r->cipher, a.key, a.iv, d->seq);
+
+	stats_add(&r->loop->stats, ST_SYS_OTHER, tx ? 1 : 2);
+	if (e < 0)
+		return e;
+	c->seq = d->seq;
+	*(tx ? &r->tx : &r->rx) = REC_KTLS;
+	stats_inc(&r->loop->stats, tx ? ST_KTLS_TX : ST_KTLS_RX);
+	seal_forget(d);
+	return 0;
+}
+
+static void keys_drop(struct rec *r)
+{
+	if (!r->keys)
+		return;
+	seal_forget(&r->keys->tx);
+	seal_forget(&r->keys->rx);
+	explicit_bzero(r->keys, sizeof(*r->keys));
+	free(TAKE(r->keys));
+}
+
+static void kernel_takes_over(struct rec *r)
+{
+	if (!r->attached)
+		return;
+	r->why_tx = kernel_start(r, true);
+	r->why_rx = kernel_start(r, false);
+	if (r->why_tx || r->why_rx) {
+		r->why = WHY_KEYS;
+		stats_inc(&r->loop->stats, ST_KTLS_REFUSED);
+	}
+	if (r->tx == REC_KTLS && r->rx == REC_KTLS)
+		keys_drop(r);
+}
+
+/* best effort: what does not fit into the socket's buffer now is not worth waiting for */
+static void send_alert(struct rec *r, uint8_t level, uint8_t code)
+{
+	uint8_t alert[3] = { level, code }, out[64];
+	ssize_t n;
+
+	if (r->tx == REC_KTLS) {
+		(void)!ktls_send_type(r->fd, TYPE_ALERT, alert, 2);
+		return;
+	}
+	n = seal(r->keys, TYPE_ALERT, alert, 2, out);
+	if (n > 0)
+		(void)!send(r->fd, out, (size_t)n, MSG_DONTWAIT | MSG_NOSIGNAL);
+}
 
 int rec_handshake(struct rec *r, const char *const *ids, uint32_t n_ids, struct tls_peer *ret_peer, struct err *reterr)
 {
@@ -121,6 +212,8 @@ int rec_handshake(struct rec *r, const char *const *ids, uint32_t n_ids, struct 
 
 	if (r->tx == REC_PLAIN)
 		return 0;
+	if (!r->asked)
+		kernel_attach(r);
 	ret = r->server ? wolfSSL_accept(r->ssl) : wolfSSL_connect(r->ssl);
 	if (ret != WOLFSSL_SUCCESS) {
 		e = wolfSSL_get_error(r->ssl, ret);
@@ -133,65 +226,19 @@ int rec_handshake(struct rec *r, const char *const *ids, uint32_t n_ids, struct 
 		ret = tls_peer_check(r->ssl, r->tls, ids, n_ids, ret_peer, reterr);
 		if (ret < 0) /* its own log should say why, too */
 			send_alert(r, ALERT_FATAL, ALERT_ACCESS_DENIED);
+		else
+			kernel_takes_over(r);
 	}
-	wolfSSL_free(r->ssl);
-	r->ssl = NULL;
+	wolfSSL_free(TAKE(r->ssl));
 	return ret;
 }
 
-static void nonce(const struct dir *d, uint8_t out[12])
+static void sent(struct rec *r, size_t n)
 {
-	memcpy(out, d->iv, 12);
-	for (int i = 0; i < 8; i++)
-		out[4 + i] ^= (uint8_t)(d->seq >> (56 - 8 * i));
-}
-
-/* RFC 8446 7.2: the next generation of a direction's secret, key and IV */
-static int dir_update(struct rec_keys *k, struct dir *d)
-{
-#if !ADIT_WOLFSSL_PACKAGED
-	static const uint8_t proto[] = "tls13 ", upd[] = "traffic upd", key_l[] = "key", iv_l[] = "iv";
-	int digest = k->hash_len == 48 ? WC_SHA384 : WC_SHA256;
-	uint8_t next[SECRET_MAX], key[32], iv[12];
-
-	if (!k->have_secrets ||
-	    wc_Tls13_HKDF_Expand_Label(next, k->hash_len, d->secret, k->hash_len, proto, 6, upd, 11, NULL, 0, digest) ||
-	    wc_Tls13_HKDF_Expand_Label(key, k->key_len, next, k->hash_len, proto, 6, key_l, 3, NULL, 0, digest) ||
-	    wc_Tls13_HKDF_Expand_Label(iv, 12, next, k->hash_len, proto, 6, iv_l, 2, NULL, 0, digest))
-		return -EIO;
-	memcpy(d->secret, next, k->hash_len);
-	d->seq = 0;
-	int r = dir_key(d, key, k->key_len, iv);
-
-	explicit_bzero(next, sizeof(next));
-	explicit_bzero(key, sizeof(key));
-	return r;
-#else
-	(void)k, (void)d;
-	return -ENOTSUP;
-#endif
-}
-
-/* seal one record of @type from p[0..n) (p[n] is writable) to out; Return: bytes, or -EIO */
-static ssize_t seal(struct rec_keys *k, uint8_t type, uint8_t *p, size_t n, uint8_t *out)
-{
-	uint8_t iv[12], keep = p[n];
-	size_t body = n + 1;
-	int e;
-
-	out[0] = TYPE_DATA;
-	out[1] = 3;
-	out[2] = 3;
-	out[3] = (uint8_t)((body + TAG) >> 8);
-	out[4] = (uint8_t)(body + TAG);
-	nonce(&k->tx, iv);
-	p[n] = type;
-	e = wc_AesGcmEncrypt(&k->tx.aes, out + HDR, p, (word32)body, iv, sizeof(iv), out + HDR + body, TAG, out, HDR);
-	p[n] = keep;
-	if (e)
-		return -EIO;
-	k->tx.seq++;
-	return (ssize_t)(HDR + body + TAG);
+	r->tx_bytes += n;
+	stats_add(&r->loop->stats, ST_TUNNEL_TX_BYTES, n);
+	if (r->tx == REC_KTLS)
+		ktls_moved(r, true, n);
 }
 
 static int send_some(struct rec *r, const uint8_t *p, size_t n)
@@ -206,8 +253,7 @@ static int send_some(struct rec *r, const uint8_t *p, size_t n)
 				return -errno;
 			w = 0;
 		}
-		r->tx_bytes += (uint64_t)w;
-		stats_add(&r->loop->stats, ST_TUNNEL_TX_BYTES, (uint64_t)w);
+		sent(r, (size_t)w);
 	}
 	if ((size_t)w == n)
 		return 0;
@@ -223,7 +269,7 @@ int rec_write(struct rec *r, size_t n)
 	uint8_t *p = r->loop->scratch.plain, *out = r->loop->scratch.out;
 	size_t off = 0, len = 0, records = 0;
 
-	if (r->tx == REC_PLAIN)
+	if (r->tx != REC_USER)
 		return n ? send_some(r, p, n) : 0;
 	while (off < n) {
 		size_t take = min_u64(n - off, RECORD_PLAIN);
@@ -251,12 +297,18 @@ int rec_flush(struct rec *r)
 			r->writable = false;
 			break;
 		}
-		r->tx_bytes += (uint64_t)w;
-		stats_add(&r->loop->stats, ST_TUNNEL_TX_BYTES, (uint64_t)w);
+		sent(r, (size_t)w);
 		stats_gauge(&r->loop->stats, SG_BUFFERED, -w);
 		buf_take(&r->pend, (size_t)w);
 	}
 	return r->pend.len ? -EAGAIN : 0;
+}
+
+/* a peer is told at the end what it did wrong */
+static int bad(struct rec *r, uint8_t alert, struct err *reterr, const char *what)
+{
+	r->alert = alert;
+	return err_set(reterr, -EPROTO, "%s", what);
 }
 
 static int key_update(struct rec *r, const uint8_t *p, size_t n, struct err *reterr)
@@ -265,16 +317,19 @@ static int key_update(struct rec *r, const uint8_t *p, size_t n, struct err *ret
 	ssize_t s;
 
 	if (n != 5 || p[1] || p[2] || p[3] != 1 || p[4] > 1)
-		return err_set(reterr, -EPROTO, "malformed KeyUpdate");
+		return bad(r, ALERT_DECODE_ERROR, reterr, "malformed KeyUpdate");
+	/* the kernel has its keys for good (before Linux 6.14), and ours would have to change with a request */
+	if (r->rx == REC_KTLS || (p[4] && r->tx == REC_KTLS))
+		return err_set(reterr, -EKEYEXPIRED, "peer updated its keys, which the kernel's TLS cannot follow");
 	if (r->keys->updates++ >= UPDATES_MAX)
 		return err_set(reterr, -EPROTO, "more than %d KeyUpdates", UPDATES_MAX);
-	if (dir_update(r->keys, &r->keys->rx) < 0)
-		return err_set(reterr, -EPROTO, "peer updated its keys, which this build cannot follow");
+	if (seal_update(r->keys, &r->keys->rx) < 0)
+		return err_set(reterr, -EKEYEXPIRED, "peer updated its keys, which this build cannot follow");
 	if (!p[4])
 		return 0;
 	/* asked to update ours, too: RFC 8446 4.6.3. scratch.plain may be in use, so a buffer of its own */
 	s = seal(r->keys, TYPE_HANDSHAKE, msg, 5, out);
-	if (s < 0 || dir_update(r->keys, &r->keys->tx) < 0)
+	if (s < 0 || seal_update(r->keys, &r->keys->tx) < 0)
 		return err_set(reterr, -EPROTO, "KeyUpdate could not be answered");
 	if (r->pend.len) {
 		if (buf_append(&r->pend, out, (size_t)s) < 0)
@@ -288,7 +343,7 @@ static int key_update(struct rec *r, const uint8_t *p, size_t n, struct err *ret
 static int control(struct rec *r, uint8_t type, const uint8_t *p, size_t n, struct err *reterr)
 {
 	if (type == TYPE_ALERT && n == 2) {
-		if (p[1] == 0) { /* close_notify */
+		if (p[1] == ALERT_CLOSE_NOTIFY) {
 			r->ended = true;
 			return 0;
 		}
@@ -298,27 +353,8 @@ static int control(struct rec *r, uint8_t type, const uint8_t *p, size_t n, stru
 		return 0;
 	if (type == TYPE_HANDSHAKE && n >= 4 && p[0] == HS_KEY_UPDATE)
 		return key_update(r, p, n, reterr);
+	r->alert = ALERT_UNEXPECTED_MESSAGE;
 	return err_set(reterr, -EPROTO, "unexpected TLS record of type %u", type);
-}
-
-/* open the record at p[0..n) in place; Return: 0 and the plaintext */
-static int open_record(struct rec *r, uint8_t *p, size_t n, uint8_t *ret_type, size_t *ret_n, struct err *reterr)
-{
-	struct dir *d = &r->keys->rx;
-	size_t body = n - HDR - TAG;
-	uint8_t iv[12];
-
-	nonce(d, iv);
-	if (wc_AesGcmDecrypt(&d->aes, p + HDR, p + HDR, (word32)body, iv, sizeof(iv), p + HDR + body, TAG, p, HDR))
-		return err_set(reterr, -EPROTO, "TLS record does not authenticate");
-	d->seq++;
-	while (body && !p[HDR + body - 1]) /* padding */
-		body--;
-	if (!body)
-		return err_set(reterr, -EPROTO, "TLS record without content type");
-	*ret_type = p[HDR + body - 1];
-	*ret_n = body - 1;
-	return 0;
 }
 
 static int records(struct rec *r, uint8_t *p, size_t n, size_t *ret_used, rec_sink sink, void *arg, struct err *reterr)
@@ -337,12 +373,15 @@ static int records(struct rec *r, uint8_t *p, size_t n, size_t *ret_used, rec_si
 				off += HDR + 1;
 				continue;
 			}
+			r->alert = body > RECORD_MAX ? ALERT_RECORD_OVERFLOW : ALERT_UNEXPECTED_MESSAGE;
 			e = err_set(reterr, -EPROTO, "not a TLS 1.3 record (type %u, %zu bytes)", p[off], body);
 			break;
 		}
 		if (n - off < HDR + body)
 			break;
-		e = open_record(r, p + off, HDR + body, &type, &len, reterr);
+		e = unseal(r->keys, p + off, HDR + body, &type, &len, reterr);
+		if (e < 0)
+			r->alert = ALERT_BAD_RECORD_MAC;
 		if (e == 0 && type == TYPE_DATA)
 			e = sink(arg, p + off + HDR, len);
 		else if (e == 0)
@@ -357,6 +396,71 @@ static int records(struct rec *r, uint8_t *p, size_t n, size_t *ret_used, rec_si
 	return e;
 }
 
+static void received(struct rec *r, size_t n)
+{
+	r->rx_bytes += n;
+	stats_add(&r->loop->stats, ST_TUNNEL_RX_BYTES, n);
+}
+
+static bool fin_is_here(const struct rec *r)
+{
+	struct pollfd p = { .fd = r->fd, .events = POLLRDHUP };
+
+	return poll(&p, 1, 0) == 1 && (p.revents & POLLRDHUP);
+}
+
+static int kernel_failed(struct rec *r, int e, struct err *reterr)
+{
+	if (e != -EBADMSG && e != -EMSGSIZE && e != -EINVAL)
+		return e;
+	ktls_unblock(r->fd);
+	return e == -EBADMSG  ? bad(r, ALERT_BAD_RECORD_MAC, reterr, "TLS record does not authenticate") :
+	       e == -EMSGSIZE ? bad(r, ALERT_RECORD_OVERFLOW, reterr, "not a TLS 1.3 record (too long)") :
+				bad(r, ALERT_UNEXPECTED_MESSAGE, reterr, "not a TLS 1.3 record");
+}
+
+static ssize_t read_kernel(struct rec *r, rec_sink sink, void *arg, struct err *reterr)
+{
+	static const char truncated[] = "connection ended without close_notify";
+	uint8_t *in = r->loop->scratch.in, type = 0;
+	/* Linux 6.1 says EAGAIN for ever when a FIN cut a record: so nothing can follow what is not whole by then */
+	bool fin = r->hup && fin_is_here(r);
+
+	for (int i = 0; i < CONTROLS_MAX; i++) {
+		ssize_t n = ktls_recv(r->fd, in, SCRATCH_IN, MSG_DONTWAIT, &type);
+		int e;
+
+		stats_inc(&r->loop->stats, ST_SYS_RECV);
+		if (n == -EAGAIN || n == -EINTR) {
+			if (fin && n == -EAGAIN)
+				return err_set(reterr, -ECONNABORTED, truncated);
+			r->readable = r->full = false;
+			return -EAGAIN;
+		}
+		if (n < 0)
+			return kernel_failed(r, (int)n, reterr);
+		if (n == 0 && !type)
+			return err_set(reterr, -ECONNABORTED, truncated);
+		received(r, (size_t)n);
+		ktls_moved(r, false, (size_t)n);
+		if (type == TYPE_DATA && n > 0) {
+			if (n == SCRATCH_IN)
+				r->full = true;
+			else if (!r->full && !r->hup)
+				r->readable = false;
+			e = sink(arg, in, (size_t)n);
+			return e < 0 ? e : n;
+		}
+		r->full = true;
+		e = type == TYPE_DATA ? 0 : control(r, type, in, (size_t)n, reterr);
+		if (e < 0)
+			return e;
+		if (r->ended)
+			return 0;
+	}
+	return -EAGAIN;
+}
+
 ssize_t rec_read(struct rec *r, rec_sink sink, void *arg, struct err *reterr)
 {
 	uint8_t *in = r->loop->scratch.in;
@@ -366,6 +470,8 @@ ssize_t rec_read(struct rec *r, rec_sink sink, void *arg, struct err *reterr)
 
 	if (r->ended)
 		return 0;
+	if (r->rx == REC_KTLS)
+		return read_kernel(r, sink, arg, reterr);
 	if (have)
 		memcpy(in, buf_at(&r->part), have);
 	room = SCRATCH_IN - have;
@@ -381,8 +487,7 @@ ssize_t rec_read(struct rec *r, rec_sink sink, void *arg, struct err *reterr)
 		return r->rx == REC_PLAIN ? 0 : err_set(reterr, -ECONNABORTED, "connection ended without close_notify");
 	if ((size_t)n < room && !r->hup)
 		r->readable = false; /* an edge follows when more comes */
-	r->rx_bytes += (uint64_t)n;
-	stats_add(&r->loop->stats, ST_TUNNEL_RX_BYTES, (uint64_t)n);
+	received(r, (size_t)n);
 	if (r->rx == REC_PLAIN) {
 		e = sink(arg, in, (size_t)n);
 		return e < 0 ? e : n;
@@ -403,48 +508,81 @@ ssize_t rec_read(struct rec *r, rec_sink sink, void *arg, struct err *reterr)
 
 bool rec_worn(const struct rec *r)
 {
-	return r->keys && (r->keys->tx.seq >= WORN || r->keys->rx.seq >= WORN);
-}
+	uint64_t tx = r->tx == REC_KTLS ? r->tx_count.seq : r->keys ? r->keys->tx.seq : 0;
+	uint64_t rx = r->rx == REC_KTLS ? r->rx_count.seq : r->keys ? r->keys->rx.seq : 0;
 
-/* best effort: what does not fit into the socket's buffer now is not worth waiting for */
-static void send_alert(struct rec *r, uint8_t level, uint8_t code)
-{
-	uint8_t alert[3] = { level, code }, out[64];
-	ssize_t n = seal(r->keys, TYPE_ALERT, alert, 2, out);
-
-	if (n > 0)
-		(void)!send(r->fd, out, (size_t)n, MSG_DONTWAIT | MSG_NOSIGNAL);
+	return tx >= rec_worn_after || rx >= rec_worn_after;
 }
 
 void rec_close(struct rec *r, bool orderly)
 {
 	if (r->fd < 0 || !r->loop)
 		return;
-	if (orderly && r->tx == REC_USER && !r->ssl && !r->pend.len)
-		send_alert(r, ALERT_WARNING, ALERT_CLOSE_NOTIFY);
+	if (r->tx != REC_PLAIN && !r->ssl && !r->pend.len) {
+		if (r->alert)
+			send_alert(r, ALERT_FATAL, r->alert);
+		else if (orderly)
+			send_alert(r, ALERT_WARNING, ALERT_CLOSE_NOTIFY);
+	}
+	if (r->tx == REC_KTLS)
+		ktls_look(r, true);
+	if (r->rx == REC_KTLS)
+		ktls_look(r, false);
 	stats_gauge(&r->loop->stats, SG_BUFFERED, -(int64_t)(r->part.len + r->pend.len));
 	if (r->ssl)
-		wolfSSL_free(r->ssl);
-	r->ssl = NULL;
-	if (r->keys) {
-		wc_AesFree(&r->keys->tx.aes);
-		wc_AesFree(&r->keys->rx.aes);
-		explicit_bzero(r->keys, sizeof(*r->keys));
-		free(r->keys);
-		r->keys = NULL;
-	}
+		wolfSSL_free(TAKE(r->ssl));
+	keys_drop(r);
 	buf_finish(&r->part);
 	buf_finish(&r->pend);
 	close(r->fd);
 	r->fd = -1;
 }
 
+static const char *const engine_str[] = { [REC_PLAIN] = "plain", [REC_USER] = "user", [REC_KTLS] = "ktls" };
+
+const char *rec_engine_tx_str(const struct rec *r)
+{
+	return engine_str[r->tx];
+}
+
+const char *rec_engine_rx_str(const struct rec *r)
+{
+	return engine_str[r->rx];
+}
+
 const char *rec_engine_str(const struct rec *r)
 {
-	return r->tx == REC_PLAIN ? "plain" : "user";
+	return r->tx == r->rx ? engine_str[r->tx] : "mixed";
 }
 
 const char *rec_engine_why(const struct rec *r)
 {
-	return r->tx == REC_PLAIN ? "tls: false" : "the only TLS engine of this build";
+	static _Thread_local char text[160];
+	char tx[96] = "", rx[96] = "";
+
+	if (r->tx == REC_PLAIN)
+		return "tls: false";
+	switch ((enum rec_why)r->why) {
+	case WHY_NONE:
+		return r->ssl ? "the handshake comes first" : "";
+	case WHY_EARLY:
+		return "the handshake comes first";
+	case WHY_OFF:
+		return "kernel.ktls: off";
+	case WHY_RELAY:
+		return "mover: relay";
+	case WHY_ULP:
+		if (r->why_tx == -ENOENT)
+			return "this kernel has no TLS (modprobe tls)";
+		snprintf(text, sizeof(text), "the kernel's TLS does not take the socket: %s", strerror(-r->why_tx));
+		return text;
+	case WHY_KEYS:
+		break;
+	}
+	if (r->why_tx)
+		snprintf(tx, sizeof(tx), "sending: %s", strerror(-r->why_tx));
+	if (r->why_rx)
+		snprintf(rx, sizeof(rx), "receiving: %s", strerror(-r->why_rx));
+	snprintf(text, sizeof(text), "the kernel refuses the keys for %s%s%s", tx, *tx && *rx ? ", " : "", rx);
+	return text;
 }

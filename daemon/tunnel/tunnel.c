@@ -170,7 +170,7 @@ void tunnel_close(struct tunnel *t, int error, const char *why)
 	stats_gauge(&t->l->stats, t->server ? SG_TUNNELS_IN : SG_TUNNELS_OUT, -1);
 	timer_disarm(&t->l->timers, &t->timer);
 	h2_abort(&t->h2);
-	rec_close(&t->rec, error == 0 || error == -ESHUTDOWN);
+	rec_close(&t->rec, error == 0 || error == -ESHUTDOWN || error == -EKEYEXPIRED);
 	if (peer) {
 		t->peer = NULL;
 		pool_tunnel_gone(peer, t, error);
@@ -322,6 +322,8 @@ static void read_once(struct tunnel *t)
 		tunnel_close(t, 0, "closed by the peer");
 		return;
 	}
+	if (n == -EKEYEXPIRED)
+		h2_goaway_last(&t->h2, NGHTTP2_NO_ERROR);
 	(void)h2_flush(&t->h2); /* the GOAWAY that says what was wrong */
 	tunnel_close(t, n == 0 ? -ECONNRESET : (int)n,
 		     e.msg[0]	    ? e.msg :

@@ -12,7 +12,7 @@ struct openssl {
 
 static inline void openssl_start(struct openssl *o, const char *more)
 {
-	struct cfg_identity id = certs_identity("b", AES128 ":" AES256);
+	struct cfg_identity id = certs_identity("b", AES128 ":" AES256 ":" CHACHA);
 	struct addr a = {.family = AF_INET, .ip = {127, 0, 0, 1}}, peer;
 	struct pollfd p = {.events = POLLIN};
 	struct err e = {""};

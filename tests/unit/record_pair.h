@@ -11,8 +11,9 @@
 #define WAIT_MS 10000
 #define AES128	"TLS13-AES128-GCM-SHA256"
 #define AES256	"TLS13-AES256-GCM-SHA384"
+#define CHACHA	"TLS13-CHACHA20-POLY1305-SHA256"
 
-static struct config cfg = {.workers = 1};
+static struct config cfg = {.workers = 1, .kernel.ktls = SWITCH_OFF}; /* whatever the kernel can: these are about the user engine */
 static struct loop l;
 
 static inline void no_event(void *owner, union ev_ref ref, uint32_t events)

@@ -85,14 +85,15 @@ static void both_ways(struct two *t, struct rnd *rnd, uint64_t total)
 
 static void bytes_arrive_as_they_were_sent(void **state)
 {
-	static const char *const suite[] = {AES128, AES256};
+	static const char *const suite[] = {AES128, AES256, CHACHA};
 	struct rnd rnd = rnd_start("bytes through records");
 
 	(void)state;
-	for (int i = 0; i < 2; i++) {
+	for (int i = 0; i < 3; i++) {
 		struct two t;
 
 		two_open(&t, suite[i]);
+		assert_int_equal(t.r[0].cipher, i);
 		both_ways(&t, &rnd, 3u << 20);
 		two_close(&t);
 	}

@@ -81,7 +81,7 @@ static void a_flipped_bit_is_seen_wherever_it_is(void **state)
 
 		if (at > 8 && at % 5) /* handshakes take time */
 			continue;
-		two_open(&t, AES128);
+		two_open(&t, at % 2 ? AES128 : CHACHA);
 		w.n = 0;
 		craft(&t.r[0], TYPE_DATA, b, N, 0)[at] ^= (uint8_t)(1u << at % 8);
 		/* a length that became longer makes it wait for bytes that never come */

@@ -94,11 +94,11 @@ static void foreign_hears(struct foreign *f, const char *text)
 
 static void key_updates_are_followed(void **state)
 {
-	static const char *const suite[] = {AES128, AES256};
+	static const char *const suite[] = {AES128, AES256, CHACHA};
 	struct err e = {""};
 
 	(void)state;
-	for (int i = 0; i < 2; i++) {
+	for (int i = 0; i < 3; i++) {
 		struct foreign f;
 
 		foreign_open(&f, suite[i]);
@@ -170,13 +170,13 @@ static void an_answer_to_an_update_waits_its_turn(void **state)
 
 static void openssl_updates_its_keys(void **state)
 {
-	static const char *const suite[] = {"TLS_AES_128_GCM_SHA256", "TLS_AES_256_GCM_SHA384"};
+	static const char *const suite[] = {"TLS_AES_128_GCM_SHA256", "TLS_AES_256_GCM_SHA384", "TLS_CHACHA20_POLY1305_SHA256"};
 	struct got g = {0};
 	struct err e = {""};
 	char args[600];
 
 	(void)state;
-	for (int i = 0; i < 2; i++) {
+	for (int i = 0; i < 3; i++) {
 		struct openssl o;
 
 		snprintf(args, sizeof(args), "-tls1_3 -alpn h2 -ciphersuites %s -cert %s -key %s", suite[i], certs_file("node", ".pem"),

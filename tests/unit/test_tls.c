@@ -176,23 +176,6 @@ static void a_configured_trust_domain_is_used(void **state)
 	two_close(&t);
 }
 
-static void suites_without_aes_gcm_are_refused_with_words(void **state)
-{
-	struct cfg_identity c = certs_identity("node", "TLS13-CHACHA20-POLY1305-SHA256"), s = certs_identity("b", c.ciphers);
-	struct two t;
-
-	(void)state;
-	open_ctx(&t, &c, &s);
-	shake(&t);
-	for (int i = 0; i < 2; i++) {
-		if (t.res[i] == -EPROTO)
-			assert_non_null(strstr(t.e[i].msg, "AES-GCM"));
-		else
-			assert_true(i == 1 && t.res[1] < 0); /* the client went first */
-	}
-	two_close(&t);
-}
-
 static void no_common_suite_is_a_failure_on_both_sides(void **state)
 {
 	struct cfg_identity c = certs_identity("node", AES128), s = certs_identity("b", AES256);
@@ -322,7 +305,6 @@ int main(void)
 		cmocka_unit_test(an_id_that_is_not_expected_is_refused),
 		cmocka_unit_test(accepted_ids_go_before_the_trust_domain),
 		cmocka_unit_test(a_configured_trust_domain_is_used),
-		cmocka_unit_test(suites_without_aes_gcm_are_refused_with_words),
 		cmocka_unit_test(no_common_suite_is_a_failure_on_both_sides),
 		cmocka_unit_test(identity_files_that_do_not_fit_are_named),
 		cmocka_unit_test(peers_that_do_not_speak_tls_are_told_apart),

@@ -1,6 +1,7 @@
 /* Live connections: list, show, kill. */
 #include "base/clean.h"
 #include "ctl.h"
+#include "human.h"
 #include "table.h"
 #include <adit/admin.h>
 #include <inttypes.h>
@@ -18,10 +19,13 @@ static const struct table_col cols[] = {
 	{.head = "SENT", .right = true},
 	{.head = "RECV", .right = true},
 	{.head = "AGE", .right = true},
+	{.head = "MOVER"},
 	{.head = "CHAIN", .shrink = true},
 	{.head = "IDLE", .right = true, .wide = true},
 	{.head = "BUFFERED", .right = true, .wide = true},
-	{.head = "MOVER", .wide = true},
+	{.head = "WHY", .wide = true},
+	{.head = "BYPASSED", .right = true, .wide = true},
+	{.head = "SPLICED", .right = true, .wide = true},
 	{.head = "WORKER", .right = true, .wide = true},
 	{.head = "ROUTE", .wide = true},
 	{.head = "ORIGINAL-DST", .wide = true},
@@ -50,6 +54,14 @@ static const char *peer_of(const json_t *o)
 	return strncmp(id, "spiffe://", 9) ? id : id + 9;
 }
 
+/* both directions together */
+static const char *both(const json_t *o, const char *sent, const char *recv)
+{
+	static char out[HUMAN];
+
+	return human_bytes(js_u64(o, sent) + js_u64(o, recv), out);
+}
+
 static void put_conn(struct table *t, const json_t *o)
 {
 	char in[32], out[32];
@@ -66,10 +78,13 @@ static void put_conn(struct table *t, const json_t *o)
 	table_add(t, js_bytes(o, "bytes_sent"));
 	table_add(t, js_bytes(o, "bytes_recv"));
 	table_add(t, js_time(o, "age_us"));
+	table_add(t, js_str(o, "mover"));
 	table_add(t, js_str(o, "chain"));
 	table_add(t, js_time(o, "idle_us"));
 	table_add(t, js_bytes(o, "buffered"));
-	table_add(t, js_str(o, "mover"));
+	table_add(t, js_str(o, "mover_why"));
+	table_add(t, both(o, "bypassed_sent", "bypassed_recv"));
+	table_add(t, both(o, "spliced_sent", "spliced_recv"));
 	table_addf(t, "%" PRIu64, js_u64(o, "worker"));
 	table_add(t, js_str(o, "route"));
 	table_add(t, js_str(o, "original_dst"));
@@ -134,10 +149,49 @@ static const struct {
 	{"bytes_recv", "received", SHOW_BYTES},
 	{"buffered", "buffered", SHOW_BYTES},
 	{"mover", "mover", SHOW_TEXT},
+	{"mover_why", "why no faster one", SHOW_TEXT},
+	{"bypassed_sent", "bypassed, sent", SHOW_BYTES},
+	{"bypassed_recv", "bypassed, received", SHOW_BYTES},
+	{"bypass_refused", "bypass refused", SHOW_TEXT},
+	{"spliced_sent", "spliced, sent", SHOW_BYTES},
+	{"spliced_recv", "spliced, received", SHOW_BYTES},
 	{"worker", "worker", SHOW_NUMBER},
 };
 
 static const struct table_col fact_cols[] = {{.head = "FACT"}, {.head = "VALUE"}};
+
+static const char *delivers(const json_t *o)
+{
+	static char out[HUMAN];
+
+	return human_bytes(js_u64(o, "delivery_bps") / 8, out);
+}
+
+/* what the kernel knows of one socket; @o null: it is none of this node, or gone */
+static void put_socket(struct table *t, const char *label, const json_t *o)
+{
+	if (!json_is_object(o))
+		return;
+	table_add(t, label);
+	table_addf(t, "%s > %s, %s, uid %" PRIu64, js_str(o, "local"), js_str(o, "remote"), js_str(o, "state"), js_u64(o, "uid"));
+	table_add(t, "");
+	table_addf(t, "rtt %s (least %s), %s, cwnd %" PRIu64 " x %" PRIu64 ", delivers %s/s", js_time(o, "rtt_us"), js_time(o, "min_rtt_us"),
+		   *js_str(o, "congestion") ? js_str(o, "congestion") : "-", js_u64(o, "cwnd"), js_u64(o, "mss"), delivers(o));
+	table_add(t, "");
+	table_addf(t, "unread %s, unacknowledged %s, acknowledged %s, received %s, retransmitted %" PRIu64 ", lost %" PRIu64, js_bytes(o, "rqueue"),
+		   js_bytes(o, "wqueue"), js_bytes(o, "acked_bytes"), js_bytes(o, "received_bytes"), js_u64(o, "total_retransmits"),
+		   js_u64(o, "lost"));
+}
+
+static void put_tcp(struct table *t, const json_t *tcp)
+{
+	const json_t *from = json_object_get(tcp, "source"), *to = json_object_get(tcp, "destination");
+
+	put_socket(t, "source, its end", json_object_get(from, "application"));
+	put_socket(t, "source, our end", json_object_get(from, "agent"));
+	put_socket(t, "destination, our end", json_object_get(to, "agent"));
+	put_socket(t, "destination, its end", json_object_get(to, "application"));
+}
 
 static void put_facts(struct table *t, const json_t *o)
 {
@@ -160,19 +214,26 @@ static void put_facts(struct table *t, const json_t *o)
 	leg(text, o, "tunnel_out", "stream_out");
 	table_add(t, "destination leg");
 	table_add(t, text);
+	put_tcp(t, json_object_get(o, "tcp"));
 	if (js_bool(o, "mismatch")) {
 		table_add(t, "mismatch");
 		table_add(t, "the peer's metadata contradicts its certificate; the certificate counts");
 	}
 }
 
+static bool id_given(const char *s)
+{
+	return *s && strlen(s) <= 20 && strspn(s, "0123456789") == strlen(s);
+}
+
 static int conn_path(struct ctl *c, char out[64])
 {
-	const char *id = c->word[1];
+	const bool alone = c->n_words == 1 && id_given(c->word[0]);
+	const char *id = alone ? c->word[0] : c->word[1];
 
-	if (c->n_words != 2)
+	if (!alone && c->n_words != 2)
 		return ctl_usage(c, "%s: want one connection id", c->word[0]);
-	if (!*id || strlen(id) > 20 || strspn(id, "0123456789") != strlen(id))
+	if (!id_given(id))
 		return ctl_usage(c, "'%s' is no connection id; 'aditctl conn' shows them", id);
 	snprintf(out, 64, "%s%s", ADIT_API_CONN, id);
 	return CTL_OK;
@@ -218,7 +279,7 @@ int cmd_conn(struct ctl *c)
 {
 	if (c->n_words == 0 || !strcmp(c->word[0], "list"))
 		return c->n_words > 1 ? ctl_usage(c, "list: unexpected '%s'", c->word[1]) : conn_list(c);
-	if (!strcmp(c->word[0], "show"))
+	if (!strcmp(c->word[0], "show") || (c->n_words == 1 && id_given(c->word[0])))
 		return conn_show(c);
 	if (!strcmp(c->word[0], "kill"))
 		return conn_kill(c);

@@ -25,8 +25,10 @@ static const char main_text[] =
 	"  cluster                 where connections go: endpoints and their counters\n"
 	"  tunnel                  live tunnels to and from other nodes\n"
 	"  conn [list]             live connections: legs, peer, metadata, bytes, chain\n"
-	"  conn show ID            all about one\n"
+	"  conn [show] ID          all about one\n"
 	"  conn kill ID            close one (RST to both ends)\n"
+	"  kernel                  what the kernel does for aditd here, and why not more\n"
+	"  kernel bypass on|off    switch the bypass\n"
 	"  stats [PATTERN]         counters and latencies\n"
 	"  log-level [AREA=LEVEL]  show or set what is logged\n"
 	"  config check [FILE]     judge a configuration, without a daemon\n"
@@ -45,8 +47,8 @@ static const struct {
 	{"status",
 	 "usage: aditctl status [--watch[=SECONDS]]\n"
 	 "\n"
-	 "Node, version, TLS library, state, and how many connections, tunnels, streams\n"
-	 "and buffered bytes there are.\n"
+	 "Node, version, TLS library, state, the kernel plane in one line, and how many\n"
+	 "connections, tunnels, streams and buffered bytes there are.\n"
 	 "\n"
 	 WATCH
 	 COMMON},
@@ -77,8 +79,9 @@ static const struct {
 	 "usage: aditctl tunnel [--limit N] [--peer TEXT] [--watch[=SECONDS]]\n"
 	 "\n"
 	 "Live tunnels: direction, state, address and certificate identity of the peer,\n"
-	 "streams now and allowed, streams in all, bytes, round trip, age. -o wide adds\n"
-	 "the record engine and why it is not a faster one, the cipher, the windows, and\n"
+	 "streams now and allowed, streams in all, bytes, round trip, age. ENGINE is what\n"
+	 "seals and opens TLS records: ktls (the kernel) or user, SEND/RECEIVE when they\n"
+	 "differ; WHY is why it is not ktls. -o wide adds the cipher, the windows, and\n"
 	 "when the peer's certificate expires.\n"
 	 "\n"
 	 "  -n, --limit N          at most N; 0 is all (default)\n"
@@ -88,19 +91,35 @@ static const struct {
 	{"conn",
 	 "usage: aditctl conn [list] [--limit N] [--listener NAME] [--peer TEXT]\n"
 	 "                    [--watch[=SECONDS]]\n"
-	 "       aditctl conn show ID\n"
+	 "       aditctl conn [show] ID\n"
 	 "       aditctl conn kill ID\n"
 	 "\n"
 	 "Live connections. LEGS says what each side is: tcp, or tTUNNEL/STREAM. PEER is\n"
 	 "the identity from the certificate of the agent at the tunnel's other end;\n"
 	 "METADATA is what that agent said, MISMATCH that it contradicts the\n"
-	 "certificate. SENT goes towards the destination. kill closes with RST to both\n"
-	 "ends; it is for root and the daemon's own user.\n"
+	 "certificate. SENT goes towards the destination. MOVER moves most of its bytes\n"
+	 "now: bypass (the kernel, end to end), leg (the kernel, one side), splice, or\n"
+	 "relay. show adds why it is no faster one, and what the kernel knows of the\n"
+	 "sockets. kill closes with RST to both ends; it is for root and the daemon's own\n"
+	 "user.\n"
 	 "\n"
 	 "  -n, --limit N          at most N (default 1000); 0 is all\n"
 	 "  -l, --listener NAME    those that entered by listener NAME\n"
 	 "  -p, --peer TEXT        those with TEXT in an address, identity, authority or\n"
 	 "                         node id\n"
+	 WATCH
+	 COMMON},
+	{"kernel",
+	 "usage: aditctl kernel [--watch[=SECONDS]]\n"
+	 "       aditctl kernel bypass on|off\n"
+	 "\n"
+	 "The means of the kernel plane with their state: on; off (configured so); idle\n"
+	 "(nothing asks for it); missing, with the reason and what to do. Then what the\n"
+	 "bypass did, and for which reasons messages went by TCP instead.\n"
+	 "\n"
+	 "bypass off makes everything go by TCP through the agent, at once and without\n"
+	 "harm, until bypass on. For root and the daemon's own user.\n"
+	 "\n"
 	 WATCH
 	 COMMON},
 	{"stats",

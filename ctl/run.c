@@ -29,6 +29,7 @@ static const struct {
 	{"cluster", cmd_cluster, TAKES_WATCH, 0},
 	{"tunnel", cmd_tunnel, TAKES_WATCH | TAKES_LIMIT | TAKES_PEER, 0},
 	{"conn", cmd_conn, TAKES_WATCH | TAKES_LIMIT | TAKES_LISTENER | TAKES_PEER, 2},
+	{"kernel", cmd_kernel, TAKES_WATCH, 2},
 	{"stats", cmd_stats, TAKES_WATCH, 1},
 	{"log-level", cmd_log_level, 0, CTL_WORDS},
 	{"config", cmd_config, 0, 2},
@@ -232,6 +233,8 @@ static int line_check(struct ctl *c, const struct parse *p)
 		return ctl_usage(c, "unexpected '%s'", c->word[commands[p->command].words]);
 	if (c->watch_ms && c->n_words && commands[p->command].run == cmd_conn && strcmp(c->word[0], "list"))
 		return ctl_usage(c, "--watch is for the list");
+	if (c->watch_ms && c->n_words && commands[p->command].run == cmd_kernel)
+		return ctl_usage(c, "--watch is for the table");
 	return CTL_OK;
 }
 

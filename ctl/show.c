@@ -41,6 +41,26 @@ static int show_list(struct ctl *c, const char *path, const char *key, const str
 
 /* ---- status ---- */
 
+static void add_names(struct text *out, const char *before, const json_t *list)
+{
+	for (size_t i = 0; i < json_array_size(list); i++)
+		text_addf(out, "%s%s", i ? ", " : before, json_string_value(json_array_get(list, i)));
+}
+
+/* "kernel       6.18.44: splice, ktls on; missing: capture" */
+static void put_kernel(struct text *out, const json_t *o)
+{
+	const json_t *on = json_object_get(o, "on"), *missing = json_object_get(o, "missing");
+
+	if (!o)
+		return; /* an older aditd */
+	text_addf(out, "kernel       %s: ", js_str(o, "release"));
+	add_names(out, "", on);
+	text_add(out, json_array_size(on) ? " on" : "nothing on");
+	add_names(out, "; missing: ", missing);
+	text_add(out, json_array_size(missing) ? " (aditctl kernel says why)\n" : "\n");
+}
+
 int cmd_status(struct ctl *c)
 {
 	struct text out = {0};
@@ -56,6 +76,7 @@ int cmd_status(struct ctl *c)
 		  : js_bool(o, "ready")	 ? "ready"
 					 : "starting",
 		  js_time(o, "uptime_us"), js_u64(o, "pid"), js_u64(o, "workers"));
+	put_kernel(&out, json_object_get(o, "kernel"));
 	text_addf(&out, "config       %" PRIu64 " listeners, %" PRIu64 " clusters\n", js_u64(o, "listeners"),
 		  js_u64(o, "clusters"));
 	text_addf(&out, "connections  %" PRIu64 "\n", js_u64(o, "connections"));
@@ -84,6 +105,8 @@ static const struct table_col listener_cols[] = {
 	{.head = "MAX", .right = true, .wide = true},
 	{.head = "TLS", .wide = true},
 	{.head = "LOG", .wide = true},
+	{.head = "NETNS", .wide = true},
+	{.head = "TAKES", .wide = true},
 };
 
 static void put_listener(struct table *t, const json_t *o)
@@ -106,6 +129,9 @@ static void put_listener(struct table *t, const json_t *o)
 		table_add(t, NULL);
 	table_add(t, !tls ? NULL : json_is_true(tls) ? js_str(o, "identity") : "off");
 	table_add(t, js_bool(o, "access_log") ? "yes" : "no");
+	table_add(t, js_str(o, "netns"));
+	table_addf(t, "%s%s%s", json_object_get(o, "capture") ? "captured " : "", json_object_get(o, "steer") ? "steered " : "",
+		   js_bool(o, "proxy_protocol") ? "PROXY" : "");
 }
 
 int cmd_listener(struct ctl *c)
@@ -213,11 +239,11 @@ static const struct table_col tunnel_cols[] = {
 	{.head = "RTT", .right = true},
 	{.head = "AGE", .right = true},
 	{.head = "IDLE", .right = true},
+	{.head = "ENGINE"},
+	{.head = "WHY", .shrink = true},
 	{.head = "WORKER", .right = true, .wide = true},
 	{.head = "LOCAL", .wide = true},
 	{.head = "OF", .wide = true},
-	{.head = "ENGINE", .wide = true},
-	{.head = "WHY", .wide = true},
 	{.head = "CIPHER", .wide = true},
 	{.head = "QUEUED", .right = true, .wide = true},
 	{.head = "SEND-WINDOW", .right = true, .wide = true},
@@ -251,11 +277,14 @@ static void put_tunnel(struct table *t, const json_t *o)
 	table_add(t, js_u64(o, "rtt_us") ? js_time(o, "rtt_us") : NULL);
 	table_add(t, js_time(o, "age_us"));
 	table_add(t, js_time(o, "idle_us"));
+	if (*js_str(o, "engine_tx") && strcmp(js_str(o, "engine_tx"), js_str(o, "engine_rx")) != 0)
+		table_addf(t, "%s/%s", js_str(o, "engine_tx"), js_str(o, "engine_rx")); /* send/receive */
+	else
+		table_add(t, js_str(o, "engine"));
+	table_add(t, js_str(o, "why"));
 	table_addf(t, "%" PRIu64, js_u64(o, "worker"));
 	table_add(t, js_str(o, "local"));
 	table_add(t, *js_str(o, "cluster") ? js_str(o, "cluster") : js_str(o, "listener"));
-	table_add(t, js_str(o, "engine"));
-	table_add(t, js_str(o, "why"));
 	table_add(t, js_str(o, "cipher"));
 	table_add(t, js_bytes(o, "tx_queued"));
 	table_addf(t, "%lld", (long long)json_integer_value(json_object_get(o, "send_window")));

@@ -46,6 +46,11 @@ void api_handle(struct api *a, const struct api_req *req, struct api_answer *ret
 void api_fail(struct api_answer *ans, unsigned int status, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
 /** api_fail_inspect() - the same for what an inspect function returned */
 void api_fail_inspect(struct api_answer *ans, int r);
+/** or_null() - JSON null for what is not known */
+static inline const char *or_null(const char *s)
+{
+	return *s ? s : NULL;
+}
 /** api_arg() - Return: the parameter's value, "" when it has none, NULL when it was not given */
 const char *api_arg(const struct api_req *req, const char *name);
 /** api_cidr() - as the configuration writes it: "10.0.0.0/8:80-90", "[::/0]:443", "*:5432" */
@@ -64,5 +69,15 @@ api_handler api_conns, api_conn, api_conn_kill;
 api_handler api_chains;
 /* change.c */
 api_handler api_log_level, api_log_level_set, api_config_check, api_drain;
+api_handler api_kernel_bypass;
+/* kernel.c */
+api_handler api_kernel;
+/** api_put_kernel_line() - member "kernel": release, and the names of the means that are on or missing */
+void api_put_kernel_line(struct json *j, struct daemon *d);
+/** api_put_reach() - members of a listener: netns, proxy_protocol, capture, steer */
+void api_put_reach(struct json *j, const struct cfg_listener *l);
+/** api_put_tcp() - member "tcp": both legs, each our end and the application's, null where there is none to be seen */
+void api_put_tcp(struct json *j, const struct config *c, const struct conn_row *r);
+void api_add_kernel(struct text *t, struct daemon *d); /* metrics families */
 /* scrape.c */
 api_handler api_metrics;

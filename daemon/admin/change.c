@@ -1,10 +1,11 @@
 /*
- * What changes something: log levels, drain; and the judgement of a configuration, which reads files with the daemon's
+ * What changes something: log levels, drain, the bypass; and the judgement of a configuration, which reads files with the daemon's
  * rights and is therefore kept to the same people. Request bodies are JSON objects, parsed strictly: an unknown member is an
  * error, because a misspelt one would otherwise be ignored.
  */
 #include "admin/api.h"
 #include "base/log.h"
+#include <adit/admin.h>
 #include <inttypes.h>
 #include <jansson.h>
 #include <string.h>
@@ -161,6 +162,39 @@ void api_drain(struct api *a, const struct api_req *req, struct api_answer *ans)
 		text_add(&ans->body, "\n");
 	}
 	json_decref(o);
+}
+
+/* ---- bypass ---- */
+
+void api_kernel_bypass(struct api *a, const struct api_req *req, struct api_answer *ans)
+{
+	json_t *o = body_object(req, ans);
+	json_error_t e;
+	struct json j;
+	int on = -1, r;
+
+	if (!o)
+		return;
+	if (json_unpack_ex(o, &e, JSON_STRICT, "{sb}", "on", &on) < 0) {
+		api_fail(ans, 400, "want {\"on\": true} or {\"on\": false}: %s", e.text);
+		json_decref(o);
+		return;
+	}
+	json_decref(o);
+	r = inspect_bypass(a->d, on);
+	if (r == -ENOENT) {
+		api_fail(ans, 409, "there is no bypass to switch; GET %s says why", ADIT_API_KERNEL);
+		return;
+	}
+	if (r < 0) {
+		api_fail_inspect(ans, r);
+		return;
+	}
+	json_init(&j, &ans->body, true);
+	json_open(&j, NULL, '{');
+	json_bool(&j, "on", on);
+	json_close(&j, '}');
+	text_add(&ans->body, "\n");
 }
 
 /* ---- config check ---- */

@@ -35,18 +35,14 @@ bool api_limit(const struct api_req *req, uint64_t otherwise, uint64_t *ret, str
 	return false;
 }
 
-static const char *or_null(const char *s)
-{
-	return *s ? s : NULL;
-}
-
+/* members only: the caller opens and closes the object */
 static void put_conn(struct json *j, const struct conn_row *r)
 {
-	json_open(j, NULL, '{');
 	json_u64(j, "id", r->id);
 	json_u64(j, "worker", r->worker);
 	json_str(j, "state", r->state);
 	json_str(j, "mover", r->mover);
+	json_str(j, "mover_why", or_null(r->mover_why));
 	json_str(j, "listener", r->listener);
 	json_str(j, "chain", r->chain);
 	json_str(j, "route", or_null(r->route));
@@ -68,7 +64,11 @@ static void put_conn(struct json *j, const struct conn_row *r)
 	json_u64(j, "buffered", r->buffered);
 	json_u64(j, "age_us", r->age_us);
 	json_u64(j, "idle_us", r->idle_us);
-	json_close(j, '}');
+	json_u64(j, "bypassed_sent", r->bypassed_sent);
+	json_u64(j, "bypassed_recv", r->bypassed_recv);
+	json_u64(j, "spliced_sent", r->spliced_sent);
+	json_u64(j, "spliced_recv", r->spliced_recv);
+	json_str(j, "bypass_refused", or_null(r->bypass_refused));
 }
 
 static bool conn_wanted(const struct conn_row *r, const char *listener, const char *peer)
@@ -100,8 +100,11 @@ void api_conns(struct api *a, const struct api_req *req, struct api_answer *ans)
 	json_open(&j, NULL, '{');
 	json_open(&j, "conns", '[');
 	for (size_t i = 0; i < n; i++)
-		if (conn_wanted(&rows[i], listener, peer) && (++matched <= limit || !limit))
+		if (conn_wanted(&rows[i], listener, peer) && (++matched <= limit || !limit)) {
+			json_open(&j, NULL, '{');
 			put_conn(&j, &rows[i]);
+			json_close(&j, '}');
+		}
 	json_close(&j, ']');
 	json_u64(&j, "total", n);
 	json_u64(&j, "matched", matched);
@@ -144,7 +147,10 @@ void api_conn(struct api *a, const struct api_req *req, struct api_answer *ans)
 		if (rows[i].id != id)
 			continue;
 		json_init(&j, &ans->body, true);
+		json_open(&j, NULL, '{');
 		put_conn(&j, &rows[i]);
+		api_put_tcp(&j, inspect_config(a->d), &rows[i]);
+		json_close(&j, '}');
 		text_add(&ans->body, "\n");
 		return;
 	}

@@ -40,6 +40,16 @@ static const char *balance_str(enum cfg_balance b)
 	return "?";
 }
 
+static const char *proxy_str(enum cfg_proxy p)
+{
+	switch (p) {
+	case PROXY_NONE: return "none";
+	case PROXY_V1: return "v1";
+	case PROXY_V2: return "v2";
+	}
+	return "?";
+}
+
 void api_status(struct api *a, const struct api_req *req, struct api_answer *ans)
 {
 	const struct config *c = inspect_config(a->d);
@@ -67,6 +77,7 @@ void api_status(struct api *a, const struct api_req *req, struct api_answer *ans
 	json_u64(&j, "buffered", s.buffered);
 	json_u64(&j, "memory_limit", s.memory_limit);
 	json_u64(&j, "access_log_dropped", inspect_access_dropped(a->d));
+	api_put_kernel_line(&j, a->d);
 	json_close(&j, '}');
 	text_add(&ans->body, "\n");
 }
@@ -101,6 +112,8 @@ static void put_listener(struct json *j, const struct listener_row *r)
 		json_str(j, "identity", l->identity ? l->identity->name : NULL);
 		json_u64(j, "max_streams", l->max_streams);
 	}
+	if (l->type != LISTENER_INTERNAL)
+		api_put_reach(j, l);
 	json_u64(j, "max_connections", l->max_connections);
 	json_u64(j, "active", r->active);
 	json_u64(j, "accepted", r->accepted);
@@ -184,6 +197,7 @@ static void put_tunnel_cluster(struct json *j, const struct cfg_cluster *c)
 	json_bool(j, "tls", c->tls);
 	json_str(j, "identity", c->identity ? c->identity->name : NULL);
 	json_str(j, "authority", c->authority);
+	json_str(j, "local", c->local == LOCAL_TUNNEL ? "tunnel" : "short");
 	json_open(j, "expect_ids", '[');
 	for (uint32_t i = 0; i < c->n_expect_ids; i++)
 		json_str(j, NULL, c->expect_ids[i]);
@@ -215,6 +229,12 @@ static void put_cluster(struct json *j, const struct cfg_cluster *c, const struc
 		for (uint32_t i = 0; i < c->n_destinations; i++)
 			put_destination(j, &c->destinations[i]);
 		json_close(j, ']');
+	}
+	if (c->type != CLUSTER_INTERNAL)
+		json_str(j, "netns", c->netns);
+	if (c->type == CLUSTER_TCP || c->type == CLUSTER_ORIGINAL_DST) {
+		json_str(j, "source", c->source == SOURCE_CLIENT ? "client" : "agent");
+		json_str(j, "proxy_protocol", proxy_str(c->proxy_protocol));
 	}
 	json_u64(j, "connect_timeout_ms", c->connect_timeout_ms);
 	json_u64(j, "max_connections", c->max_connections);
@@ -264,6 +284,8 @@ static void put_tunnel(struct json *j, const struct tunnel_row *r)
 	json_str(j, "peer_identity", *r->peer_identity ? r->peer_identity : NULL);
 	json_str(j, "local_identity", *r->local_identity ? r->local_identity : NULL);
 	json_str(j, "engine", r->engine);
+	json_str(j, "engine_tx", *r->engine_tx ? r->engine_tx : NULL);
+	json_str(j, "engine_rx", *r->engine_rx ? r->engine_rx : NULL);
 	json_str(j, "why", *r->why ? r->why : NULL);
 	json_str(j, "cipher", *r->cipher ? r->cipher : NULL);
 	json_u64(j, "streams", r->streams);

@@ -5,6 +5,9 @@
 #pragma once
 #include "base/stats.h"
 #include "base/hist.h"
+#include "kern/bypass.h"
+#include "kern/capture.h"
+#include "kern/steer.h"
 #include "model/config.h"
 #include "obs/series.h"
 
@@ -90,6 +93,14 @@ int inspect_listeners(struct daemon *d, struct listener_row **ret, size_t *ret_n
 int inspect_endpoints(struct daemon *d, struct endpoint_row **ret, size_t *ret_n);
 /** inspect_kernel() - rows malloc'd; *ret_release is the kernel's release, static text */
 int inspect_kernel(struct daemon *d, struct kernel_row **ret, size_t *ret_n, const char **ret_release);
+struct kernel_numbers {
+	bool has_bypass, has_capture, has_steer; /* false: its numbers are zero */
+	struct bypass_info bypass;
+	struct capture_info capture;
+	struct steer_info steer;
+};
+/** inspect_kernel_numbers() - what the rows' texts are made of */
+void inspect_kernel_numbers(struct daemon *d, struct kernel_numbers *ret);
 /** inspect_bypass() - the kill switch. Return: 0, or -ENOENT: there is no bypass to switch. */
 int inspect_bypass(struct daemon *d, bool on);
 void inspect_status(struct daemon *d, struct status_row *ret);

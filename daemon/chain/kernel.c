@@ -7,11 +7,7 @@
 #include "base/log.h"
 #include "chain/daemon.h"
 #include "chain/inspect.h"
-#if __has_include("tls/ktls.h")
 #include "tls/ktls.h"
-#else
-#define ktls_probe(e) err_set(e, -ENOTSUP, "not built yet")
-#endif
 #include <stdio.h>
 #include <string.h>
 #include <sys/utsname.h>
@@ -251,6 +247,19 @@ int inspect_kernel(struct daemon *d, struct kernel_row **ret, size_t *ret_n, con
 	*ret_n = 7;
 	*ret_release = u.release;
 	return 0;
+}
+
+void inspect_kernel_numbers(struct daemon *d, struct kernel_numbers *ret)
+{
+	const struct kernel *k = &d->kernel;
+
+	*ret = (struct kernel_numbers){.has_bypass = k->bypass, .has_capture = k->capture, .has_steer = k->steer};
+	if (k->bypass)
+		bypass_info(k->bypass, &ret->bypass);
+	if (k->capture)
+		capture_info(k->capture, &ret->capture);
+	if (k->steer)
+		steer_info(k->steer, &ret->steer);
 }
 
 int inspect_bypass(struct daemon *d, bool on)

@@ -5,7 +5,7 @@
 #include <string.h>
 #if !__has_include("bypass.c")
 const char *bypass_why_str(enum bypass_why w) { (void)w; return "off"; }
-const char *bypass_refusal_str(uint32_t i) { (void)i; return ""; }
+const char *bypass_refusal_str(uint32_t i) { static const char *const s = "abcdefghijkl"; return s + i; }
 int bypass_create(struct bypass **ret, const struct cfg_kernel *cfg, struct err *reterr) { (void)cfg; *ret = NULL; return err_set(reterr, -ENOTSUP, "not built yet"); }
 void bypass_destroy(struct bypass *b) { (void)b; }
 void bypass_switch(struct bypass *b, bool on) { (void)b, (void)on; }

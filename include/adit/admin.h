@@ -17,6 +17,8 @@
 #define ADIT_API_CONNS	      "/v1/conns"  /* ?limit= &listener= &peer= */
 #define ADIT_API_CONN	      "/v1/conns/" /* and the id; GET, DELETE */
 #define ADIT_API_STATS	      "/v1/stats"  /* ?match=GLOB */
+#define ADIT_API_KERNEL	      "/v1/kernel"
+#define ADIT_API_KERNEL_BYPASS "/v1/kernel/bypass"
 #define ADIT_API_LOG_LEVEL    "/v1/log-level"
 #define ADIT_API_CONFIG_CHECK "/v1/config/check"
 #define ADIT_API_DRAIN	      "/v1/drain"

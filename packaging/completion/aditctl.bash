@@ -10,7 +10,7 @@ _aditctl_names()	# JSON-KEY COMMAND...: values of a member, as the running daemo
 _aditctl()
 {
 	local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]}
-	local commands='status listener chain cluster tunnel conn stats log-level config drain metrics version help'
+	local commands='status listener chain cluster tunnel conn kernel stats log-level config drain metrics version help'
 	local options='--socket --output --help' command='' sub='' i
 	local -a socket=()
 
@@ -30,7 +30,7 @@ _aditctl()
 	-n|--limit|-p|--peer|--within) return ;;
 	esac
 	case $command in
-	status|listener|cluster|stats) options+=' --watch' ;;
+	status|listener|cluster|kernel|stats) options+=' --watch' ;;
 	tunnel) options+=' --watch --limit --peer' ;;
 	conn) options+=' --watch --limit --listener --peer' ;;
 	drain) options+=' --within' ;;
@@ -44,6 +44,8 @@ _aditctl()
 	help/) COMPREPLY=($(compgen -W "$commands" -- "$cur")) ;;
 	conn/) COMPREPLY=($(compgen -W 'list show kill' -- "$cur")) ;;
 	conn/show|conn/kill) COMPREPLY=($(compgen -W "$(_aditctl_names id conn list)" -- "$cur")) ;;
+	kernel/) COMPREPLY=($(compgen -W 'bypass' -- "$cur")) ;;
+	kernel/bypass) COMPREPLY=($(compgen -W 'on off' -- "$cur")) ;;
 	config/) COMPREPLY=($(compgen -W 'check' -- "$cur")) ;;
 	config/check) compopt -o default ;;
 	log-level/*)

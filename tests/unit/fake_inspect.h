@@ -7,6 +7,8 @@
 
 struct daemon {
 	bool draining, deaf; /* deaf: workers do not answer */
+	bool bypass;	     /* there is one, and it is on */
+	uint8_t switched;    /* 1 on, 2 off */
 	uint64_t killed;
 	uint64_t more_conns; /* beside the two */
 	struct series series[2];
@@ -19,8 +21,18 @@ static struct cfg_endpoint fake_endpoints[3];
 static struct cfg_route fake_routes[2];
 static struct cfg_match fake_authority = {.kind = MATCH_SUFFIX, .text = ".db.local"};
 static struct cfg_header_match fake_header = {.name = "x-client-id", .match = {.kind = MATCH_EXACT, .text = "node-a"}};
+static struct cfg_ports fake_ports[] = {{80, 80}, {8000, 9000}};
+static const char *fake_cgroup = "/shop.slice";
+static uint32_t fake_uid = 33;
 static struct cidr fake_destination = {
 	.net = {.family = AF_INET, .ip = {10}}, .bits = 8, .port_first = 80, .port_last = 90};
+static struct cfg_capture fake_capture = {
+	.who = {.cgroups = &fake_cgroup, .n_cgroups = 1, .uids = &fake_uid, .n_uids = 1, .ports = fake_ports, .n_ports = 2},
+	.to = &fake_destination,
+	.n_to = 1,
+	.fail_closed = true,
+};
+static struct cfg_steer fake_steer = {.ports = fake_ports, .n_ports = 1};
 static struct config fake_config = {.listeners = fake_listeners,
 				    .n_listeners = 3,
 				    .clusters = fake_clusters,
@@ -50,6 +62,7 @@ static inline void fake_setup(struct daemon *d)
 						  .routes = &fake_routes[0],
 						  .n_routes = 1,
 						  .to.cluster = &fake_clusters[3],
+						  .capture = &fake_capture,
 						  .access_log = true};
 	fake_listeners[1] = (struct cfg_listener){.name = "tunnel-in",
 						  .type = LISTENER_TUNNEL,
@@ -58,6 +71,8 @@ static inline void fake_setup(struct daemon *d)
 						  .n_routes = 1,
 						  .tls = true,
 						  .identity = &fake_identity,
+						  .steer = &fake_steer,
+						  .netns = "blue",
 						  .max_streams = 1024};
 	fake_listeners[2] = (struct cfg_listener){.name = "audit",
 						  .type = LISTENER_INTERNAL,
@@ -143,7 +158,12 @@ int inspect_conns(struct daemon *d, struct conn_row **ret, size_t *ret_n)
 	rows[1] = (struct conn_row){.id = 9007199254740993,
 				    .worker = 1,
 				    .state = "half-src",
-				    .mover = "relay",
+				    .mover = "leg",
+				    .mover_why = "carries bulk",
+				    .bypassed_sent = 4096,
+				    .bypassed_recv = 12,
+				    .spliced_recv = 1 << 20,
+				    .bypass_refused = "order 12, reader 3",
 				    .listener = "tunnel-in",
 				    .chain = "tunnel-in > cluster:local-redis",
 				    .route = "redis",
@@ -177,8 +197,10 @@ int inspect_tunnels(struct daemon *d, struct tunnel_row **ret, size_t *ret_n)
 				      .cluster = "to-b",
 				      .peer_identity = "spiffe://adit.test/node-b",
 				      .local_identity = "spiffe://adit.test/node-a",
-				      .engine = "user",
-				      .why = "kernel without TLS",
+				      .engine = "mixed",
+				      .engine_tx = "ktls",
+				      .engine_rx = "user",
+				      .why = "receive: half a record was read",
 				      .cipher = "TLS13-AES128-GCM-SHA256",
 				      .streams = 812,
 				      .max_streams = 1024,
@@ -191,7 +213,8 @@ int inspect_tunnels(struct daemon *d, struct tunnel_row **ret, size_t *ret_n)
 				      .age_us = 7200000000,
 				      .idle_us = 10};
 	rows[1] = (struct tunnel_row){
-		.id = 1, .dir = "in", .state = "open", .peer = "10.0.0.9:50000", .cluster = "tunnel-in"};
+		.id = 1, .dir = "in", .state = "open", .peer = "10.0.0.9:50000", .cluster = "tunnel-in", .engine = "user",
+		.engine_tx = "user", .engine_rx = "user"};
 	*ret = rows;
 	*ret_n = 2;
 	return 0;
@@ -270,5 +293,46 @@ int inspect_kill(struct daemon *d, uint64_t conn_id)
 	if (conn_id != 7)
 		return -ENOENT;
 	d->killed++;
+	return 0;
+}
+
+int inspect_kernel(struct daemon *d, struct kernel_row **ret, size_t *ret_n, const char **ret_release)
+{
+	const struct kernel_row all[] = {
+		{.name = "bypass", .state = "off", .why = "kernel.bypass.enabled is false"},
+		{.name = "evidence", .state = "missing", .why = "no fentry on tcp_bpf_recvmsg"},
+		{.name = "splice", .state = "on", .detail = "17 MB moved"},
+	};
+	struct kernel_row *rows = d->deaf ? NULL : malloc(sizeof(all));
+
+	if (!rows)
+		return -ENOMEM;
+	memcpy(rows, all, sizeof(all));
+	if (d->bypass)
+		rows[0] = (struct kernel_row){.name = "bypass", .state = "on", .detail = "2 joined"};
+	*ret = rows;
+	*ret_n = ARRAY_LEN(all);
+	*ret_release = "6.1.0-fake";
+	return 0;
+}
+
+void inspect_kernel_numbers(struct daemon *d, struct kernel_numbers *ret)
+{
+	*ret = (struct kernel_numbers){.has_bypass = d->bypass,
+				       .has_capture = d->bypass,
+				       .has_steer = d->bypass,
+				       .bypass = {.switched_on = true, .joined = 2, .slots = 64, .bytes = 5000, .messages = 50, .self_test = "passed"},
+				       .capture = {.rules = 1, .captured = 9, .failed_closed = 2},
+				       .steer = {.rules = 3, .steered = 4}};
+	ret->bypass.refused[1] = 12;
+	if (!d->bypass)
+		*ret = (struct kernel_numbers){0};
+}
+
+int inspect_bypass(struct daemon *d, bool on)
+{
+	if (!d->bypass)
+		return -ENOENT;
+	d->switched = on ? 1 : 2;
 	return 0;
 }

@@ -65,6 +65,7 @@ static void status_is_read_at_a_glance(void **state)
 	assert_string_equal(out, "node         node-a\n"
 				 "version      0.1.0, wolfSSL 5.5.4 tuned\n"
 				 "state        ready, up 3d04h, pid 812, 8 workers\n"
+				 "kernel       6.1.0-fake: splice on; missing: evidence (aditctl kernel says why)\n"
 				 "config       3 listeners, 4 clusters\n"
 				 "connections  2\n"
 				 "tunnels      1 in, 4 out, 812 streams\n"
@@ -104,11 +105,11 @@ static void tables_are_exact(void **state)
 		"-\n");
 	assert_int_equal(ctl("tunnel"), CTL_OK);
 	assert_string_equal(out, "ID  DIR  STATE  PEER            IDENTITY                    STREAMS  TOTAL    RX  TX "
-				 "   RTT    AGE  IDLE\n"
+				 "   RTT    AGE  IDLE  ENGINE     WHY\n"
 				 " 3  out  open   10.0.0.2:15008  spiffe://adit.test/node-b  812/1024   5000  1.0G   0 "
-				 " 230us  2h00m  10us\n"
+				 " 230us  2h00m  10us  ktls/user  receive: half a record was read\n"
 				 " 1  in   open   10.0.0.9:50000  -                               0/0      0     0   0 "
-				 "     -    0us   0us\n");
+				 "     -    0us   0us  user       -\n");
 }
 
 static void connections_show_legs_peer_and_metadata(void **state)
@@ -116,7 +117,7 @@ static void connections_show_legs_peer_and_metadata(void **state)
 	(void)state;
 	shows("conn",
 	      "\n               7  open      10.0.0.1:40000  10.0.0.2:15008  tcp>t3/41  MISMATCH adit.test/node-b  "
-	      "x-server-id=node-b, rack=?[31mred  1.5K   24M  4m05s  outbound > audit > cluster:to-b\n");
+	      "x-server-id=node-b, rack=?[31mred  1.5K   24M  4m05s  relay  outbound > audit > cluster:to-b\n");
 	shows("conn list",
 	      "\n9007199254740993  half-src  10.0.0.9:50000  127.0.0.1:6379  t1/5>tcp   adit.test/node-c ");
 	shows("conn -l nothing", "no connection matches\n");
@@ -125,6 +126,31 @@ static void connections_show_legs_peer_and_metadata(void **state)
 	shows("conn show 7",
 	      "\nmismatch              the peer's metadata contradicts its certificate; the certificate counts\n");
 	shows("conn show 7", "\nsent                  1.5K (1536 bytes)\n");
+	shows("conn 9007199254740993", "\nmover                 leg\nwhy no faster one     carries bulk\n");
+	shows("conn 9007199254740993", "\nbypass refused        order 12, reader 3\n");
+}
+
+static void the_kernel_plane_is_one_table(void **state)
+{
+	(void)state;
+	d.bypass = false;
+	assert_int_equal(ctl("kernel"), CTL_OK);
+	assert_string_equal(out, "Linux 6.1.0-fake\n"
+				 "NAME      STATE    WHY OR DETAIL\n"
+				 "bypass    off      kernel.bypass.enabled is false\n"
+				 "evidence  missing  no fentry on tcp_bpf_recvmsg\n"
+				 "splice    on       17 MB moved\n");
+	says(CTL_FAILED, "kernel bypass off", "there is no bypass to switch");
+	d.bypass = true;
+	shows("kernel", "\nbypass, since the start: 0 joined, 0 legs, 0 refused, 0 demoted, 4.8K in 50 messages; 0 of 64 slots used\n"
+			"bypass, messages that went by TCP: ");
+	shows("kernel bypass off", "bypass is off: what was in it goes by TCP, through the agent\n");
+	assert_int_equal(d.switched, 2);
+	shows("kernel bypass on", "bypass is on\n");
+	assert_int_equal(d.switched, 1);
+	shows("kernel -o json", "\"release\": \"6.1.0-fake\"");
+	shows("listener -o wide", "blue   steered");
+	d.bypass = false;
 }
 
 static void json_is_the_apis(void **state)
@@ -186,6 +212,10 @@ static void wrong_command_lines_are_explained(void **state)
 	says(CTL_USAGE, "conn kill seven", "'seven' is no connection id");
 	says(CTL_USAGE, "conn drop 7", "'drop': want list, show ID or kill ID");
 	says(CTL_USAGE, "conn show 7 --watch", "--watch is for the list");
+	says(CTL_USAGE, "kernel bypass", "bypass: want on or off");
+	says(CTL_USAGE, "kernel bypass maybe", "bypass: want on or off");
+	says(CTL_USAGE, "kernel splice off", "'splice': want nothing, or bypass on|off");
+	says(CTL_USAGE, "kernel bypass on --watch", "--watch is for the table");
 	says(CTL_USAGE, "drain --within 5", "--within '5': want a time like");
 	says(CTL_USAGE, "log-level =debug", "'=debug': want AREA=LEVEL");
 	says(CTL_USAGE, "config", "want: config check [FILE]");
@@ -302,6 +332,7 @@ int main(void)
 		cmocka_unit_test(status_is_read_at_a_glance),
 		cmocka_unit_test(tables_are_exact),
 		cmocka_unit_test(connections_show_legs_peer_and_metadata),
+		cmocka_unit_test(the_kernel_plane_is_one_table),
 		cmocka_unit_test(json_is_the_apis),
 		cmocka_unit_test(stats_hide_zeros_until_asked),
 		cmocka_unit_test(changes_are_made_and_confirmed),

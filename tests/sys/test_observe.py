@@ -202,7 +202,7 @@ def test_metrics_and_health_by_tcp(w, node):
                                   check=False).stdout in ("503", "000"), "readiness fails first")
 
 
-COMMANDS = ["status", "listener", "chain", "cluster", "tunnel", "conn", "stats", "log-level", "version"]
+COMMANDS = ["status", "listener", "chain", "cluster", "tunnel", "conn", "kernel", "stats", "log-level", "version"]
 
 
 @pytest.mark.san
@@ -220,7 +220,7 @@ def test_aditctl(w, node, pair, command):
         table = a.ctl(command, as_json=False)
         assert table.strip() and not table.lstrip().startswith("{")
         words = {"status": [a.name], "listener": ["outbound" if a is client else "inbound"], "chain": ["outbound" if a is client else "inbound"],
-                 "cluster": ["far" if a is client else "app"], "tunnel": ["ns/test/sa/"], "conn": [client.back.where if a is server else server.tunnel],
+                 "cluster": ["far" if a is client else "app"], "tunnel": ["ns/test/sa/"], "conn": [client.back.where if a is server else server.tunnel], "kernel": ["splice", "bypass", "ktls"],
                  "stats": ["tunnels_opened"], "log-level": ["info"], "version": ["aditctl"]}[command]
         for word in words:
             assert word in table, f"{word} in\n{table}"

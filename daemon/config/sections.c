@@ -295,10 +295,11 @@ static int access_log_read(struct build *b, const struct tree_node *n, const str
 
 /* ---- identities ---- */
 
-/* the TLS 1.3 suites of tunnels (HBONE's; tls/record.c seals with AES-GCM) under both their names; wolfSSL is given its own */
+/* the TLS 1.3 suites of tunnels (those that tls/seal.h knows) under both their names; wolfSSL is given its own */
 static const char *const suites[][2] = {
 	{"TLS_AES_128_GCM_SHA256", "TLS13-AES128-GCM-SHA256"},
 	{"TLS_AES_256_GCM_SHA384", "TLS13-AES256-GCM-SHA384"},
+	{"TLS_CHACHA20_POLY1305_SHA256", "TLS13-CHACHA20-POLY1305-SHA256"},
 };
 #define SUITES_DEFAULT "TLS13-AES128-GCM-SHA256:TLS13-AES256-GCM-SHA384"
 

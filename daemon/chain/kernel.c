@@ -70,6 +70,26 @@ static int probe_ktls(struct kernel *k, const struct config *cfg, struct err *re
 	return r < 0 ? missing(k, KERNEL_KTLS, r, "kTLS", cfg->kernel.ktls == SWITCH_ON, reterr) : 0;
 }
 
+/* the way back for connections that keep the client's address, in each namespace they are dialled from */
+static void probe_transparent(struct kernel *k, const struct config *cfg)
+{
+	struct err *why = &k->why[KERNEL_TRANSPARENT];
+
+	for (uint32_t i = 0; i < cfg->n_clusters; i++) {
+		const struct cfg_cluster *c = &cfg->clusters[i];
+		int r = -ENOTSUP;
+
+		if (c->source != SOURCE_CLIENT)
+			continue;
+		if (k->local)
+			r = local_transparent(k->local, c->netns, why);
+		else
+			*why = k->why[KERNEL_LOCAL];
+		if (r < 0)
+			log_err(LA_MAIN, "cluster '%s', source: client: %s", c->name, why->msg);
+	}
+}
+
 int kernel_probe(struct kernel *k, const struct config *cfg, struct err *reterr)
 {
 	int r = probe_bypass(k, cfg, reterr);
@@ -82,6 +102,8 @@ int kernel_probe(struct kernel *k, const struct config *cfg, struct err *reterr)
 		k->local = NULL;
 		(void)missing(k, KERNEL_LOCAL, 0, "netlink", false, reterr);
 	}
+	if (r == 0)
+		probe_transparent(k, cfg);
 	return r;
 }
 
@@ -131,6 +153,8 @@ void kernel_tick(struct kernel *k)
 {
 	if (k->capture)
 		capture_age(k->capture);
+	if (k->local)
+		local_tick(k->local);
 }
 
 /* ---- for people ---- */
@@ -219,11 +243,23 @@ static void local_row(const struct kernel *k, struct kernel_row *r)
 		 n.rules, (unsigned long long)n.changes);
 }
 
+static void transparent_row(const struct kernel *k, struct kernel_row *r)
+{
+	const char *why = k->why[KERNEL_TRANSPARENT].msg;
+	struct local_info n = { 0 };
+
+	if (k->local)
+		local_info(k->local, &n);
+	row(r, "transparent", n.rules ? "on" : why[0] ? "missing" : "idle", why[0] || n.rules ? why : "no cluster has `source: client`");
+	if (n.rules)
+		snprintf(r->detail, sizeof(r->detail), "mark %#x, rule %u, table %u, %u in force", LOCAL_MARK, LOCAL_PREF, LOCAL_TABLE, n.rules);
+}
+
 int inspect_kernel(struct daemon *d, struct kernel_row **ret, size_t *ret_n, const char **ret_release)
 {
 	static struct utsname u;
 	const struct kernel *k = &d->kernel;
-	struct kernel_row *r = calloc(7, sizeof(*r));
+	struct kernel_row *r = calloc(8, sizeof(*r));
 	struct stats s;
 
 	if (!r)
@@ -243,8 +279,9 @@ int inspect_kernel(struct daemon *d, struct kernel_row **ret, size_t *ret_n, con
 		snprintf(r[5].detail, sizeof(r[5].detail), "%llu tunnels sealed, %llu opened by the kernel, %llu refused",
 			 (unsigned long long)s.c[ST_KTLS_TX], (unsigned long long)s.c[ST_KTLS_RX], (unsigned long long)s.c[ST_KTLS_REFUSED]);
 	local_row(k, &r[6]);
+	transparent_row(k, &r[7]);
 	*ret = r;
-	*ret_n = 7;
+	*ret_n = 8;
 	*ret_release = u.release;
 	return 0;
 }

@@ -15,6 +15,8 @@
 #pragma once
 #include "base/err.h"
 #include "model/config.h"
+#include <stdbool.h>
+#include <stdint.h>
 
 struct bypass;
 
@@ -40,6 +42,8 @@ enum bypass_why {
 	BYPASS_WHY_NETNS,    /* the namespace of an end is gone or not to be entered */
 	BYPASS_WHY_BULK,     /* demoted: bulk goes better by splice */
 	BYPASS_WHY_EVIDENCE, /* banned: the receiver uses MSG_WAITALL, MSG_OOB or splice */
+	BYPASS_WHY_NODELAY,  /* an end has not set TCP_NODELAY; the kernel sets it at its next round trip */
+	BYPASS_WHY_TAKEN,    /* the kernel takes a socket into no map of ours: another program has it */
 	BYPASS_WHY_ERROR,
 	BYPASS_WHYS
 };
@@ -51,8 +55,11 @@ const char *bypass_refusal_str(uint32_t i);
 
 /** struct bypass_join - what a connection keeps; zeroed memory is BYPASS_NONE */
 struct bypass_join {
-	uint8_t state, why, tries;
-	uint32_t slot; /* index of the pair */
+	uint8_t state, why, tries; /* enum bypass_state, enum bypass_why, the caller's */
+	bool watcher;		   /* another agent of the chain has joined it: we see the counters and can close the gate */
+	uint32_t slot;		   /* index of the pair */
+	uint64_t cookie[2];	   /* of the two ends, source first */
+	struct bypass_ends *ends;  /* freed by bypass_leave(), or when demotion is done */
 };
 
 /** struct bypass_counts - of one joined connection; [0]: from the source side, [1]: from the destination side */
@@ -69,7 +76,9 @@ struct bypass_info {
 	uint32_t joined, slots_used, slots;
 	uint64_t joins, legs, refused_joins, demoted, bytes, messages;
 	uint64_t refused[BYPASS_REFUSALS];
-	char self_test[128]; /* "passed in 3 ms: order, memory charge, wake-up, FIONREAD, close" */
+	bool attached;	     /* false: kernel.cgroup was removed; nothing new can be joined until the agent is restarted */
+	char self_test[128]; /* "passed in 3 ms: both ways, order, memory charge, wake-up, close, FIONREAD", or what does not work */
+	char unshared[160];  /* why nothing is pinned though it should be: other agents of the node are not found. "": pinned, or asked so */
 };
 
 /**

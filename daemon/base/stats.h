@@ -42,8 +42,9 @@
 	X(DNS_FAILURES, "dns_failures", "DNS look-ups that failed")                                                              \
 	X(TUNNEL_RX_BYTES, "tunnel_received_bytes", "bytes read from tunnel sockets")                                            \
 	X(TUNNEL_TX_BYTES, "tunnel_sent_bytes", "bytes written to tunnel sockets")                                               \
-	X(RECORDS_RX, "tls_records_received", "TLS records decrypted")                                                           \
-	X(RECORDS_TX, "tls_records_sent", "TLS records encrypted")                                                               \
+	X(RECORDS_RX, "tls_records_received", "TLS records decrypted; by the kernel: as of its last look, and at the end")       \
+	X(RECORDS_TX, "tls_records_sent", "TLS records encrypted; by the kernel: as of its last look, and at the end")           \
+	X(RECORDS_BAD, "tls_records_bad", "TLS records that did not authenticate or that no peer may send; the tunnel is closed") \
 	X(APP_RX_BYTES, "local_received_bytes", "bytes read from local legs")                                                    \
 	X(APP_TX_BYTES, "local_sent_bytes", "bytes written to local legs")                                                       \
 	X(SYS_RECV, "syscalls_recv", "recv and readv calls on connections")                                                      \

@@ -241,20 +241,29 @@ static void sent(struct rec *r, size_t n)
 		ktls_moved(r, true, n);
 }
 
+/* Return: bytes that the socket took, or -errno */
+static ssize_t send_now(struct rec *r, const uint8_t *p, size_t n)
+{
+	ssize_t w = send(r->fd, p, n, MSG_DONTWAIT | MSG_NOSIGNAL);
+	int e = errno;
+
+	stats_inc(&r->loop->stats, ST_SYS_SEND);
+	if (w >= 0) {
+		sent(r, (size_t)w);
+		return w;
+	}
+	if (e == EAGAIN || e == EINTR)
+		return 0;
+	/* the kernel's TLS reports one error for a connection that broke and for a bad record that has come in */
+	return r->tx == REC_KTLS && (e == EINVAL || e == EMSGSIZE) ? -EBADMSG : -e;
+}
+
 static int send_some(struct rec *r, const uint8_t *p, size_t n)
 {
-	ssize_t w = 0;
+	ssize_t w = r->writable ? send_now(r, p, n) : 0;
 
-	if (r->writable) {
-		w = send(r->fd, p, n, MSG_DONTWAIT | MSG_NOSIGNAL);
-		stats_inc(&r->loop->stats, ST_SYS_SEND);
-		if (w < 0) {
-			if (errno != EAGAIN && errno != EINTR)
-				return -errno;
-			w = 0;
-		}
-		sent(r, (size_t)w);
-	}
+	if (w < 0)
+		return (int)w;
 	if ((size_t)w == n)
 		return 0;
 	r->writable = false;
@@ -288,16 +297,14 @@ int rec_write(struct rec *r, size_t n)
 int rec_flush(struct rec *r)
 {
 	while (r->pend.len && r->writable) {
-		ssize_t w = send(r->fd, buf_at(&r->pend), r->pend.len, MSG_DONTWAIT | MSG_NOSIGNAL);
+		ssize_t w = send_now(r, buf_at(&r->pend), r->pend.len);
 
-		stats_inc(&r->loop->stats, ST_SYS_SEND);
-		if (w < 0) {
-			if (errno != EAGAIN && errno != EINTR)
-				return -errno;
+		if (w < 0)
+			return (int)w;
+		if (w == 0) {
 			r->writable = false;
 			break;
 		}
-		sent(r, (size_t)w);
 		stats_gauge(&r->loop->stats, SG_BUFFERED, -w);
 		buf_take(&r->pend, (size_t)w);
 	}
@@ -308,7 +315,24 @@ int rec_flush(struct rec *r)
 static int bad(struct rec *r, uint8_t alert, struct err *reterr, const char *what)
 {
 	r->alert = alert;
+	stats_inc(&r->loop->stats, ST_RECORDS_BAD);
 	return err_set(reterr, -EPROTO, "%s", what);
+}
+
+bool rec_drained(struct rec *r)
+{
+	struct pollfd p = { .fd = r->fd, .events = POLLOUT };
+
+	if (rec_blocked(r))
+		return false;
+	/*
+	 * send() may have left the last record, or a part of it, in the kernel's TLS because TCP was full, and close() drops it if TCP
+	 * still is. Writable means room for more than a record.
+	 */
+	if (r->tx != REC_KTLS || (poll(&p, 1, 0) == 1 && p.revents))
+		return true;
+	r->writable = false;
+	return false;
 }
 
 static int key_update(struct rec *r, const uint8_t *p, size_t n, struct err *reterr)
@@ -353,7 +377,7 @@ static int control(struct rec *r, uint8_t type, const uint8_t *p, size_t n, stru
 		return 0;
 	if (type == TYPE_HANDSHAKE && n >= 4 && p[0] == HS_KEY_UPDATE)
 		return key_update(r, p, n, reterr);
-	r->alert = ALERT_UNEXPECTED_MESSAGE;
+	(void)bad(r, ALERT_UNEXPECTED_MESSAGE, NULL, "");
 	return err_set(reterr, -EPROTO, "unexpected TLS record of type %u", type);
 }
 
@@ -373,7 +397,7 @@ static int records(struct rec *r, uint8_t *p, size_t n, size_t *ret_used, rec_si
 				off += HDR + 1;
 				continue;
 			}
-			r->alert = body > RECORD_MAX ? ALERT_RECORD_OVERFLOW : ALERT_UNEXPECTED_MESSAGE;
+			(void)bad(r, body > RECORD_MAX ? ALERT_RECORD_OVERFLOW : ALERT_UNEXPECTED_MESSAGE, NULL, "");
 			e = err_set(reterr, -EPROTO, "not a TLS 1.3 record (type %u, %zu bytes)", p[off], body);
 			break;
 		}
@@ -381,7 +405,7 @@ static int records(struct rec *r, uint8_t *p, size_t n, size_t *ret_used, rec_si
 			break;
 		e = unseal(r->keys, p + off, HDR + body, &type, &len, reterr);
 		if (e < 0)
-			r->alert = ALERT_BAD_RECORD_MAC;
+			(void)bad(r, ALERT_BAD_RECORD_MAC, NULL, "");
 		if (e == 0 && type == TYPE_DATA)
 			e = sink(arg, p + off + HDR, len);
 		else if (e == 0)
@@ -558,7 +582,7 @@ const char *rec_engine_str(const struct rec *r)
 const char *rec_engine_why(const struct rec *r)
 {
 	static _Thread_local char text[160];
-	char tx[96] = "", rx[96] = "";
+	int e = r->why_tx ? r->why_tx : r->why_rx;
 
 	if (r->tx == REC_PLAIN)
 		return "tls: false";
@@ -579,10 +603,10 @@ const char *rec_engine_why(const struct rec *r)
 	case WHY_KEYS:
 		break;
 	}
-	if (r->why_tx)
-		snprintf(tx, sizeof(tx), "sending: %s", strerror(-r->why_tx));
-	if (r->why_rx)
-		snprintf(rx, sizeof(rx), "receiving: %s", strerror(-r->why_rx));
-	snprintf(text, sizeof(text), "the kernel refuses the keys for %s%s%s", tx, *tx && *rx ? ", " : "", rx);
+	snprintf(text, sizeof(text), "the kernel refuses the keys for %s: %s%s",
+		 r->why_tx && r->why_rx ? "both directions" :
+		 r->why_tx		? "sending" :
+					  "receiving",
+		 strerror(-e), e == -EINVAL ? " (is the socket in a sockmap?)" : e == -ENOENT ? " (no such cipher)" : "");
 	return text;
 }

@@ -74,6 +74,8 @@ static inline bool rec_blocked(const struct rec *r)
 {
 	return r->pend.len != 0;
 }
+/** rec_drained() - all that was written survives rec_close(); otherwise an EPOLLOUT edge follows. For a tunnel that wants to end. */
+bool rec_drained(struct rec *r);
 /** rec_worn() - so many records were sealed with one key that the tunnel must be replaced (RFC 8446 section 5.5) */
 bool rec_worn(const struct rec *r);
 extern uint64_t rec_worn_after; /* records; tests lower it */

@@ -240,11 +240,12 @@ int tunnel_accept(struct tunnels *ts, int fd, const struct cfg_listener *l, cons
 int tunnel_dial(struct tunnels *ts, struct pool_peer *peer, const struct cfg_cluster *c, const struct addr *to, struct tunnel **ret,
 		struct err *reterr)
 {
-	AUTO_FD fd = sock_connect(to);
+	const struct sock_how how = { .netns = peer->pool->netns };
+	AUTO_FD fd = sock_connect_how(to, &how, reterr);
 	struct tunnel *t;
 
 	if (fd < 0)
-		return err_set(reterr, fd, "connect: %s", strerror(-fd));
+		return err_prefix(reterr, fd, "connect");
 	t = tunnel_new(ts, fd, false, c->identity, c->tls, c->sni);
 	if (!t)
 		return err_set(reterr, -ENOMEM, "out of memory or too many tunnels");
@@ -332,10 +333,10 @@ static void read_once(struct tunnel *t)
 				      strerror((int)-n));
 }
 
-static bool empty_and_done(const struct tunnel *t)
+static bool empty_and_done(struct tunnel *t)
 {
-	return t->state == TUNNEL_DRAINING && t->h2.streams == 0 && !rec_blocked(&t->rec) && !nghttp2_session_want_write(t->h2.ng) &&
-	       (!t->server || t->drain_step != 1);
+	return t->state == TUNNEL_DRAINING && t->h2.streams == 0 && !nghttp2_session_want_write(t->h2.ng) &&
+	       (!t->server || t->drain_step != 1) && rec_drained(&t->rec);
 }
 
 static void task_run(struct task *task)
@@ -355,10 +356,13 @@ static void task_run(struct task *task)
 	if (r == 0)
 		r = h2_flush(&t->h2);
 	if (r < 0 && r != -EAGAIN) {
-		tunnel_close(t, r, r == -EPROTO ? "HTTP/2 session failed" : strerror(-r));
+		tunnel_close(t, r,
+			     r == -EPROTO  ? "HTTP/2 session failed" :
+			     r == -EBADMSG ? "the connection is broken, or the peer sent a bad record" :
+					     strerror(-r));
 		return;
 	}
-	if (h2_over(&t->h2) && !rec_blocked(&t->rec)) {
+	if (h2_over(&t->h2) && rec_drained(&t->rec)) {
 		tunnel_close(t, t->h2.dead ? -EPROTO : 0, t->why.msg[0] ? t->why.msg : "finished");
 		return;
 	}

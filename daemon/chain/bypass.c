@@ -43,7 +43,8 @@ static void joined(struct conn *c, struct leg *leg)
 
 	if (leg)
 		leg->mapped = true;
-	stats_inc(&w->loop.stats, leg ? ST_BYPASS_LEGS : ST_BYPASS_JOINS);
+	if (!c->byp.watcher) /* counted where it was done */
+		stats_inc(&w->loop.stats, leg ? ST_BYPASS_LEGS : ST_BYPASS_JOINS);
 	if (LIST_EMPTY(&w->joined)) {
 		w->joined_timer.fire = bypass_tick;
 		w->joined_timer.arg = w;
@@ -105,7 +106,8 @@ void bypass_sync(struct conn *c)
 		uint64_t more = n.bytes[i] - c->bypassed[i];
 
 		c->bypassed[i] = n.bytes[i];
-		stats_add(&c->w->loop.stats, ST_BYPASSED_BYTES, more);
+		if (!c->byp.watcher)
+			stats_add(&c->w->loop.stats, ST_BYPASSED_BYTES, more);
 		if (end_to_end(c)) /* a leg's bytes come by, only not by TCP */
 			c->bytes[i] += more;
 	}
@@ -157,7 +159,7 @@ void bypass_tick(struct timer *t, void *worker)
 	for (c = LIST_FIRST(&w->joined); c; c = next) {
 		next = LIST_NEXT(c, joined);
 		bypass_sync(c);
-		if (c->byp.state == BYPASS_DEMOTING || is_bulk(c, bulk))
+		if (c->byp.state == BYPASS_DEMOTING || (!c->byp.watcher && is_bulk(c, bulk)))
 			demote(c);
 	}
 	if (!LIST_EMPTY(&w->joined))

@@ -84,7 +84,7 @@ struct cfg_who {
 	uint32_t n_uids;
 	const char **executables; /* absolute paths, as /proc/PID/exe says */
 	uint32_t n_executables;
-	struct cfg_ports *ports; /* of the connected-to side */
+	struct cfg_ports *ports; /* connected to: capture: the destination's; bypass: the first or the last of the chain, which names both ends */
 	uint32_t n_ports;
 };
 

@@ -174,10 +174,10 @@ static void put_socket(struct table *t, const char *label, const json_t *o)
 		return;
 	table_add(t, label);
 	table_addf(t, "%s > %s, %s, uid %" PRIu64, js_str(o, "local"), js_str(o, "remote"), js_str(o, "state"), js_u64(o, "uid"));
-	table_add(t, "");
+	table_add(t, "  path");
 	table_addf(t, "rtt %s (least %s), %s, cwnd %" PRIu64 " x %" PRIu64 ", delivers %s/s", js_time(o, "rtt_us"), js_time(o, "min_rtt_us"),
 		   *js_str(o, "congestion") ? js_str(o, "congestion") : "-", js_u64(o, "cwnd"), js_u64(o, "mss"), delivers(o));
-	table_add(t, "");
+	table_add(t, "  bytes");
 	table_addf(t, "unread %s, unacknowledged %s, acknowledged %s, received %s, retransmitted %" PRIu64 ", lost %" PRIu64, js_bytes(o, "rqueue"),
 		   js_bytes(o, "wqueue"), js_bytes(o, "acked_bytes"), js_bytes(o, "received_bytes"), js_u64(o, "total_retransmits"),
 		   js_u64(o, "lost"));

@@ -41,6 +41,7 @@ static void put_bypass(struct json *j, const struct kernel_numbers *k)
 	json_bool(j, "on", b->switched_on);
 	json_bool(j, "evidence", b->evidence);
 	json_bool(j, "shared", b->shared);
+	json_str(j, "unshared", or_null(b->unshared));
 	json_str(j, "self_test", or_null(b->self_test));
 	json_u64(j, "joined", b->joined);
 	json_u64(j, "slots_used", b->slots_used);

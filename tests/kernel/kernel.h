@@ -31,6 +31,18 @@ static inline __attribute__((format(printf, 1, 2), noreturn)) void skip(const ch
 	exit(77);
 }
 
+/* what this kernel does where kernels differ: docs/KERNELS.md */
+static inline __attribute__((format(printf, 1, 2))) void found(const char *fmt, ...)
+{
+	va_list ap;
+
+	va_start(ap, fmt);
+	printf("# found: ");
+	vprintf(fmt, ap);
+	va_end(ap);
+	putchar('\n');
+}
+
 #define CHECK(ok, ...)                                                  \
 	do {                                                            \
 		if (!(ok)) {                                            \
@@ -103,6 +115,12 @@ static inline void tcp_pair(int fd[2])
 	CHECK(fd[1] >= 0, "accept");
 	set_int(fd[0], IPPROTO_TCP, TCP_NODELAY, 1);
 	close(l);
+}
+
+/* let the kernel finish what it has been given */
+static inline void settle(void)
+{
+	usleep(QUIET_MS * 1000);
 }
 
 /* as the loop registers descriptors: everything, edge-triggered, once */

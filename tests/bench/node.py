@@ -28,9 +28,9 @@ def kernel(bypass="{enabled: false}", **more):
 
 def agent(name, listen, to, chain=1, mover="auto", plane=None, more=""):
     """one agent; chain: listeners that a connection passes"""
-    rows = [f"  - {{name: l0, type: tcp, address: '127.0.0.1:{listen}', {more}to: {{{'listener: l1' if chain > 1 else 'cluster: next'}}}}}"]
+    rows = [f"  - {{name: l0, type: tcp, address: '127.0.0.1:{listen}', {more}{'listener: l1' if chain > 1 else 'cluster: next'}}}"]
     for i in range(1, chain):
-        rows.append(f"  - {{name: l{i}, type: internal, to: {{{f'listener: l{i + 1}' if i + 1 < chain else 'cluster: next'}}}}}")
+        rows.append(f"  - {{name: l{i}, type: internal, {f'listener: l{i + 1}' if i + 1 < chain else 'cluster: next'}}}")
     text = f"""workers: 1
 mover: {mover}
 admin: {{socket: {peers.RUN}/{name}.sock}}
@@ -62,11 +62,11 @@ def tunnel(name, plane):
 identities: [{{name: node, certificate: {d}/node.pem, key: {d}/node.key, ca: {d}/ca.pem}}]
 """
     far = head + f"""admin: {{socket: {peers.RUN}/{name}-far.sock}}
-listeners: [{{name: in, type: tunnel, address: '127.0.0.1:{peers.TUN}', to: {{cluster: app}}}}]
+listeners: [{{name: in, type: tunnel, address: '127.0.0.1:{peers.TUN}', cluster: app}}]
 clusters: [{{name: app, type: tcp, endpoints: ['127.0.0.1:{peers.BACK}']}}]
 """
     near = head + f"""admin: {{socket: {peers.RUN}/{name}-near.sock}}
-listeners: [{{name: out, type: tcp, address: '127.0.0.1:{peers.APP}', to: {{cluster: far}}}}]
+listeners: [{{name: out, type: tcp, address: '127.0.0.1:{peers.APP}', cluster: far}}]
 clusters: [{{name: far, type: tunnel, endpoints: ['127.0.0.1:{peers.TUN}']}}]
 """
     return [{"name": name + "-far", "conf": peers.conf(f"{name}-far.yaml", far), "port": peers.TUN},

@@ -32,12 +32,14 @@ static int load_identities(struct daemon *d, struct err *reterr)
 /* one socket per worker in a reuseport group; the order of binding is the order of indexes that sock_spread_by_source() picks from */
 static int bind_listener(struct daemon *d, const struct cfg_listener *l, struct err *reterr)
 {
-	int r = sock_probe(&l->address, reterr);
+	int r;
 
-	if (r < 0)
-		return err_prefix(reterr, r, "listener '%s'", l->name);
 	for (uint32_t i = 0; i < d->n_workers; i++) {
-		r = sock_listen(&l->address, (int)l->backlog, &d->workers[i].listeners[l->id].fd, reterr);
+		r = listener_open(&d->workers[i].listeners[l->id], i == 0, reterr);
+		if (r == -ENOENT && l->netns) {
+			log_warn(LA_MAIN, "listener '%s': %s; it waits for it", l->name, reterr->msg);
+			return 0;
+		}
 		if (r < 0)
 			return err_prefix(reterr, r, "listener '%s'", l->name);
 	}

@@ -71,6 +71,8 @@ static int tables_init(struct worker *w)
 		w->listeners[i] = (struct listener){ .cfg = &cfg->listeners[i], .w = w, .fd = -1, .resume = { .fire = accept_resume } };
 	for (uint32_t i = 0; i < cfg->n_listeners; i++)
 		w->listeners[i].resume.arg = &w->listeners[i];
+	for (uint32_t i = 0; i < cfg->n_listeners; i++)
+		w->listeners[i].netns.name = cfg->listeners[i].netns;
 	for (uint32_t i = 0; i < cfg->n_clusters; i++) {
 		struct cluster *c = &w->clusters[i];
 
@@ -78,8 +80,10 @@ static int tables_init(struct worker *w)
 		c->ep = ep;
 		for (uint32_t k = 0; k < c->cfg->n_endpoints; k++, ep++)
 			*ep = (struct endpoint){ .cfg = &c->cfg->endpoints[k], .cluster = c->cfg };
+		c->netns.name = c->cfg->netns;
 		if (c->cfg->type == CLUSTER_TUNNEL)
 			pool_init(&c->pool, &w->tunnels, c->cfg);
+		c->pool.netns = &c->netns;
 	}
 	for (uint32_t i = 0; i <= cfg->n_identities; i++) {
 		r = connect_self_init(&w->self[i], &cfg->node, i < cfg->n_identities ? tls_ctx_id(w->d->tls[i]) : NULL);
@@ -122,6 +126,7 @@ static void *worker_thread(void *arg)
 		if (w->listeners[i].fd >= 0)
 			(void)loop_watch_level(&w->loop, w->listeners[i].fd, ref, EPOLLIN);
 	}
+	places_start(w);
 	loop_run(&w->loop);
 	return NULL;
 }
@@ -243,6 +248,7 @@ void worker_finish(struct worker *w)
 			conn_free(c);
 	}
 	listeners_close(w);
+	places_finish(w);
 	tunnels_finish(&w->tunnels);
 	for (uint32_t i = 0; w->clusters && i < w->d->cfg->n_clusters; i++)
 		if (w->clusters[i].cfg && w->clusters[i].cfg->type == CLUSTER_TUNNEL)

@@ -5,6 +5,7 @@
 #include "base/log.h"
 #include "chain/conn.h"
 #include "net/dns.h"
+#include "net/netns.h"
 #include "obs/access.h"
 #include <pthread.h>
 
@@ -34,7 +35,8 @@ struct endpoint {
 struct listener {
 	const struct cfg_listener *cfg;
 	struct worker *w;
-	int fd; /* -1: internal */
+	int fd; /* -1: internal, or its network namespace is not there */
+	struct netns netns; /* where it listens */
 	bool paused;
 	struct timer resume;
 	_Atomic uint64_t accepted, active, failed, bytes_in, bytes_out;
@@ -44,6 +46,7 @@ struct cluster {
 	const struct cfg_cluster *cfg;
 	struct endpoint *ep; /* cfg->n_endpoints of them */
 	uint32_t rr;
+	struct netns netns; /* where it dials from */
 	struct pool pool; /* tunnel clusters */
 };
 
@@ -71,6 +74,7 @@ struct worker {
 	struct log_rate failed_log, refused_log;
 	bool draining;
 	struct timer drain;
+	struct timer places; /* namespaces are looked after */
 	uint64_t drain_end_ms;
 } __attribute__((aligned(64))); /* no cache line is shared by two workers */
 
@@ -81,6 +85,11 @@ void worker_finish(struct worker *w);
 /** worker_drain() - stop accepting, two-phase GOAWAY, wait for connections until @within_ms, then reset what is left. On the worker. */
 void worker_drain(struct worker *w, uint64_t within_ms);
 extern const struct tunnel_hooks accept_hooks;
+/* ---- places.c: network namespaces ---- */
+/** listener_open() - in its namespace; @probe: is the address free? Main thread before workers run, then the worker. Return: 0 or -errno. */
+int listener_open(struct listener *s, bool probe, struct err *reterr);
+void places_start(struct worker *w);
+void places_finish(struct worker *w);
 void accept_event(struct worker *w, uint32_t id);
 void accept_resume(struct timer *t, void *listener);
 const struct connect_self *worker_self(const struct worker *w, const struct cfg_identity *id);

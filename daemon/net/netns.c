@@ -55,7 +55,7 @@ static int refuse(const char *name, int e, struct err *reterr)
 		hint = is_pid(name) ? "; there is no such process" : name[0] == '/' ? "" : "; see: ip netns list";
 	else if (e == EACCES || e == EPERM)
 		hint = is_pid(name) ? "; another user's process needs CAP_SYS_PTRACE" : "; run as root";
-	return err_set(reterr, -e, "network namespace '%s': %s%s", name, strerror(e), hint);
+	return err_set(reterr, is_pid(name) && e == ENOENT ? -ESRCH : -e, "network namespace '%s': %s%s", name, strerror(e), hint);
 }
 
 int netns_open(const char *name, struct err *reterr)
@@ -118,18 +118,28 @@ void netns_put(struct netns *n)
 	n->ino = 0;
 }
 
-bool netns_gone(struct netns *n)
+static void compare(struct netns *n)
 {
 	char path[PATH_MAX];
 	struct stat st;
 
 	if (!n->name || !n->ino)
-		return false;
+		return;
 	if (path_of(n->name, path, NULL) == 0 && !stat(path, &st) && st.st_dev == n->dev && st.st_ino == n->ino)
-		return false;
+		return;
 	n->dead = is_pid(n->name);
+	n->moved = true;
 	netns_put(n);
-	return true;
+}
+
+bool netns_gone(struct netns *n)
+{
+	bool moved;
+
+	compare(n);
+	moved = n->moved;
+	n->moved = false;
+	return moved;
 }
 
 int netns_get(struct netns *n, int *ret_fd, struct err *reterr)
@@ -140,7 +150,7 @@ int netns_get(struct netns *n, int *ret_fd, struct err *reterr)
 	*ret_fd = -1;
 	if (!n->name)
 		return 0;
-	(void)netns_gone(n);
+	compare(n);
 	if (n->dead)
 		return err_set(reterr, -ESRCH, "network namespace '%s': the process has ended", n->name);
 	if (!n->ino) {

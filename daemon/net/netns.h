@@ -7,7 +7,10 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-/** netns_open() - Return: descriptor for setns(2) (caller closes), or -errno with a sentence that says what to do */
+/**
+ * netns_open() - Return: descriptor for setns(2) (caller closes), or -errno with a sentence that says what to do; -ENOENT: there is none
+ * of the name (yet)
+ */
 int netns_open(const char *name, struct err *reterr);
 /**
  * netns_enter() - this thread's sockets are made there from now on; *ret_back is where it was. netns_leave() goes back and closes it.
@@ -26,6 +29,7 @@ struct netns {
 	const char *name; /* not owned */
 	int fd;		  /* valid while ino is not 0 */
 	uint64_t dev, ino;
+	bool moved;	  /* found out by netns_get(), to be said by netns_gone() */
 	bool dead;	  /* "pid:N", and the process has ended: another with its number is a stranger */
 };
 /**
@@ -33,6 +37,6 @@ struct netns {
  * One stat(2) while nothing has changed. Return: 0, or -errno with the sentence.
  */
 int netns_get(struct netns *n, int *ret_fd, struct err *reterr);
-/** netns_gone() - it was open, and its name leads elsewhere or nowhere now; it is closed then. For who looks now and then. */
+/** netns_gone() - it was open, and its name leads elsewhere or nowhere now: said once. It is closed then. */
 bool netns_gone(struct netns *n);
 void netns_put(struct netns *n); /* closed; zeroed memory is fine */

@@ -143,21 +143,71 @@ int sock_accept(int fd, struct addr *ret_peer)
 	return c;
 }
 
-int sock_connect(const struct addr *a)
+static int socket_in(struct netns *ns, int family, struct err *reterr)
+{
+	int in = -1, back, fd, e, r = ns ? netns_get(ns, &in, reterr) : 0;
+
+	if (r < 0)
+		return r;
+	r = netns_enter(in, &back);
+	if (r < 0)
+		return err_set(reterr, r, "network namespace '%s': %s", ns ? ns->name : "", netns_why(r));
+	fd = socket(family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+	e = errno;
+	netns_leave(back);
+	return fd < 0 ? err_set(reterr, -e, "socket: %s", strerror(e)) : fd;
+}
+
+/* a source address that need not be ours: IP_TRANSPARENT and IP_BIND_ADDRESS_NO_PORT, ip(7). The port is chosen by connect(), so that
+   as many connections are possible as there are ports for each pair of addresses. */
+static int bind_as(int fd, const struct sock_how *how, struct err *reterr)
+{
+	bool v6 = how->from->family == AF_INET6;
+	struct addr from = *how->from;
+	struct sockaddr_storage sa;
+	char s[ADDR_STR];
+	socklen_t n;
+	int one = 1, e;
+
+	from.port = 0;
+	n = addr_to_sa(&from, &sa);
+	opt_int(fd, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, 1);
+	if (!setsockopt(fd, v6 ? IPPROTO_IPV6 : IPPROTO_IP, v6 ? IPV6_TRANSPARENT : IP_TRANSPARENT, &one, sizeof(one)) &&
+	    !setsockopt(fd, SOL_SOCKET, SO_MARK, &how->mark, sizeof(how->mark)) && !bind(fd, (struct sockaddr *)&sa, n))
+		return 0;
+	e = errno;
+	return err_set(reterr, -e, "as %s: %s%s", addr_ip_str(&from, s), strerror(e),
+		       e == EPERM ? "; the client's address as source needs CAP_NET_ADMIN" : "");
+}
+
+int sock_connect_how(const struct addr *a, const struct sock_how *how, struct err *reterr)
 {
 	struct sockaddr_storage sa;
 	socklen_t n = addr_to_sa(a, &sa);
 	AUTO_FD fd = -1;
+	int r;
 
 	if (!n)
-		return -EADDRNOTAVAIL;
-	fd = socket(sa.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+		return err_set(reterr, -EADDRNOTAVAIL, "%s", strerror(EADDRNOTAVAIL));
+	if (how->from && how->from->family != a->family)
+		return err_set(reterr, -EAFNOSUPPORT, "the client's address is of the other family and cannot be the source");
+	fd = socket_in(how->netns, sa.ss_family, reterr);
 	if (fd < 0)
-		return -errno;
+		return fd;
 	opt_int(fd, IPPROTO_TCP, TCP_NODELAY, 1);
+	r = how->from ? bind_as(fd, how, reterr) : 0;
+	if (r < 0)
+		return r;
 	if (connect(fd, (struct sockaddr *)&sa, n) && errno != EINPROGRESS)
-		return -errno;
+		return err_set(reterr, -errno, "%s", strerror(errno));
 	return fd_take(&fd);
+}
+
+int sock_connect(const struct addr *a)
+{
+	static const struct sock_how plainly;
+
+	return sock_connect_how(a, &plainly, NULL);
 }
 
 int sock_error(int fd)

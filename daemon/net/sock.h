@@ -4,6 +4,7 @@
 #pragma once
 #include "base/err.h"
 #include "model/addr.h"
+#include "net/netns.h"
 #include <stdbool.h>
 #include <stdint.h>
 #include <sys/uio.h>
@@ -35,6 +36,14 @@ bool sock_scarce_now(void);
 int sock_accept(int fd, struct addr *ret_peer);
 /** sock_connect() - begins; Return: descriptor (completion is EPOLLOUT), or -errno when it failed at once. */
 int sock_connect(const struct addr *a);
+/** struct sock_how - where a connection is made, and as whom; zeroed: as sock_connect() */
+struct sock_how {
+	struct netns *netns;	 /* NULL: our own namespace */
+	const struct addr *from; /* NULL: an address of ours. Else this one, whoever's it is, with a port of the kernel's choice */
+	uint32_t mark;		 /* with from: SO_MARK, for the way back (net/local.h) */
+};
+/** sock_connect_how() - as sock_connect(). Return: descriptor, or -errno with the sentence when it failed at once. */
+int sock_connect_how(const struct addr *a, const struct sock_how *how, struct err *reterr);
 /** sock_error() - SO_ERROR as negative errno, 0 if none */
 int sock_error(int fd);
 int sock_local(int fd, struct addr *ret);

@@ -7,6 +7,7 @@
  */
 #pragma once
 #include "base/log.h"
+#include "net/netns.h"
 #include "tunnel/tunnel.h"
 
 struct pool_wait {
@@ -42,6 +43,7 @@ struct pool_peer {
 struct pool { /* one per tunnel cluster and worker */
 	struct tunnels *ts;
 	const struct cfg_cluster *cluster;
+	struct netns *netns; /* tunnels are dialled from there; NULL: from ours. Set after pool_init(), not owned */
 	LIST_HEAD(, pool_peer) peers;
 };
 

@@ -83,7 +83,7 @@ static void what_is_not_there_says_where_to_look(void **state)
 {
 	(void)state;
 	refused("no-such-namespace", -ENOENT, "ip netns list");
-	refused("pid:999999999", -ENOENT, "no such process");
+	refused("pid:999999999", -ESRCH, "no such process");
 	refused("/no/such/path", -ENOENT, "/no/such/path");
 }
 
@@ -212,6 +212,8 @@ static void name_moves(const char *path)
 	assert_int_equal(fd, -1);
 	assert_non_null(strstr(e.msg, link_path));
 	assert_int_equal(n.ino, 0); /* and it is not kept alive */
+	assert_true(netns_gone(&n));
+	assert_false(netns_gone(&n));
 	netns_put(&n);
 }
 

@@ -118,7 +118,7 @@ int kernel_attach(struct daemon *d, struct err *reterr)
 {
 	struct kernel *k = &d->kernel;
 
-	if (capture_create(&k->capture, d->cfg, &k->why[KERNEL_CAPTURE]) < 0) {
+	if (capture_create(&k->capture, d->cfg, listener_fd, d, &k->why[KERNEL_CAPTURE]) < 0) {
 		k->capture = NULL;
 		log_err(LA_MAIN, "capture: %s; only connections made to the listeners themselves are taken", k->why[KERNEL_CAPTURE].msg);
 	}
@@ -206,7 +206,11 @@ static void capture_row(const struct kernel *k, struct kernel_row *r)
 		return;
 	}
 	capture_info(k->capture, &n);
-	row(r, "capture", "on", "");
+	if (!n.rules) {
+		row(r, "capture", n.private[0] ? "missing" : "idle", n.private[0] ? n.private : "no listener has `capture`");
+		return;
+	}
+	row(r, "capture", "on", n.private);
 	snprintf(r->detail, sizeof(r->detail),
 		 "%u rules, %llu captured, %llu claimed, %llu never claimed, %u pending, %llu excluded, %llu let through and %llu refused while "
 		 "away",
@@ -224,7 +228,7 @@ static void steer_row(const struct kernel *k, struct kernel_row *r)
 		return;
 	}
 	steer_info(k->steer, &n);
-	row(r, "steer", "on", "");
+	row(r, "steer", "on", n.note);
 	snprintf(r->detail, sizeof(r->detail), "%u rules in %u namespaces, %llu connections", n.rules, n.namespaces,
 		 (unsigned long long)n.steered);
 }

@@ -2,10 +2,15 @@
  * Transparent capture: applications connect to the service's own address, the kernel takes them to a listener of ours.
  *
  * cgroup/connect4 and connect6 rewrite the destination of connect() calls that a listener's `capture` selects, getpeername shows the
- * application what it asked for. The original destination is noted under the socket's cookie at connect(), reaches the agent by the
+ * application what it asked for. The original destination is kept with the application's socket at connect(), can be found by the
  * connecting address before the SYN leaves, is claimed once at accept, and is forgotten after kernel.orphan_ms. Links and maps are
- * pinned: a restart leaves no hole, and while no agent listens a capture fails open or closed as configured. Never captured: the
- * agent's own sockets (any agent's), UDP and everything that is not TCP, connections to the listener itself, what `except` names.
+ * pinned: a restart leaves no hole, and while no agent listens a capture fails open or closed as configured. Never captured: an
+ * agent's own sockets (any agent's that shares kernel.pin), UDP and everything that is not TCP, connections to the listener itself,
+ * what `except` names, sockets of other network namespaces than the listener's.
+ *
+ * What an agent leaves behind: killed, everything, so that nothing changes until the next one starts. Ended in good order, the rules
+ * that fail closed; those that fail open are taken away before it stops listening, and everything with the last rule. A rule belongs
+ * to who had it by node id, admin socket and network namespace, and to the listener's address.
  *
  * Main thread, except capture_claim(): any worker.
  */
@@ -15,25 +20,34 @@
 
 struct capture;
 
-/** struct capture_info - for aditctl kernel and metrics */
+/** struct capture_info - for aditctl kernel and metrics; counts are of our rules */
 struct capture_info {
-	uint32_t rules, pending /* noted and not claimed yet */;
+	uint32_t rules;	  /* 0: no listener captures, or the cgroup is gone */
+	uint32_t pending; /* noted and not claimed yet, some seconds ago */
 	uint64_t captured, excluded, failed_open, failed_closed, claimed, unclaimed /* aged out */;
-	bool shared; /* links were pinned before us */
+	uint64_t unable;  /* selected, but IPv4 to an IPv6 listener, or bound to a device or address that cannot reach it */
+	bool shared;	  /* was pinned before us */
+	char private[160]; /* why nothing is pinned and a restart leaves a hole; "" */
 };
 
 /**
- * capture_create() - load or take over what is pinned, fill in the rules of @cfg's listeners, attach
- * Return: 0, *ret NULL when no listener captures; or -errno with the sentence.
+ * capture_create() - load, or take over what is pinned, put in the rules of @cfg's listeners, attach
+ * The listeners must be bound and nothing of ours dialled yet. @fd says which socket listener @i has in worker @w.
+ * Without a listener that captures only our own sockets are made known to other agents' capture.
+ * Return: 0, or -errno with the sentence.
  */
-int capture_create(struct capture **ret, const struct config *cfg, struct err *reterr);
-/** capture_destroy() - @keep: leave pinned objects in place (restart); else take them away. NULL is fine. */
+int capture_create(struct capture **ret, const struct config *cfg, int (*fd)(void *arg, uint32_t i, uint32_t w), void *arg,
+		   struct err *reterr);
+/** capture_leave() - the listeners are about to be closed: rules that fail open end now. NULL is fine. */
+void capture_leave(struct capture *c);
+/** capture_destroy() - @keep: as if killed. Else as capture_leave(), and the last rule takes everything with it. NULL is fine. */
 void capture_destroy(struct capture *c, bool keep);
 /**
  * capture_claim() - where did the application of this accepted connection want to go?
- * @peer: its address; @local: ours. Return: 0 and *ret, or -ENOENT: it was not captured (connected here itself).
+ * @l: the listener, which has `capture`; @peer: its address; @local: ours. One system call.
+ * Return: 0 and *ret, or -ENOENT: it was not captured (connected here itself), or another -errno.
  */
-int capture_claim(struct capture *c, const struct addr *peer, const struct addr *local, uint64_t netns_cookie, struct addr *ret);
-/** capture_age() - now and then: forget what nobody claimed */
+int capture_claim(struct capture *c, const struct cfg_listener *l, const struct addr *peer, const struct addr *local, struct addr *ret);
+/** capture_age() - every second or so: forget what nobody claimed, see that we are still known as an agent */
 void capture_age(struct capture *c);
 void capture_info(struct capture *c, struct capture_info *ret);

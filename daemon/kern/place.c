@@ -1,0 +1,138 @@
+/*
+ * Finding the hierarchies and folders that the kernel plane needs, with sentences that say what to mount.
+ *
+ * The cgroup2 hierarchy is not always at /sys/fs/cgroup: beside cgroup1 it is at .../unified, and a container may see a part only.
+ * Source: cgroups(7), Documentation/admin-guide/cgroup-v2.rst.
+ */
+#include "kern/place.h"
+#include "base/clean.h"
+#include <bpf/libbpf.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <sys/utsname.h>
+#include <sys/vfs.h>
+
+#define BPFFS_MAGIC 0xcafe4a11u /* linux/magic.h */
+#define PATH_LEN    512
+
+static int cgroup_mount(char path[256], struct err *reterr)
+{
+	FILE *f = fopen("/proc/self/mounts", "re");
+	char line[1024], type[32];
+	int r = -ENOENT;
+
+	while (f && r < 0 && fgets(line, sizeof(line), f))
+		if (sscanf(line, "%*s %255s %31s", path, type) == 2 && !strcmp(type, "cgroup2"))
+			r = 0;
+	if (f)
+		fclose(f);
+	return r == 0 ? 0 : err_set(reterr, r, "no cgroup2 hierarchy is mounted (mount -t cgroup2 none /sys/fs/cgroup)");
+}
+
+/* a cgroup's id is its folder's inode number, where ino_t has 64 bits (fs/kernfs/dir.c) */
+uint64_t place_cgroup_id(int fd)
+{
+	struct stat st;
+
+	return fstat(fd, &st) ? 0 : st.st_ino;
+}
+
+int place_cgroup(const char *below, uint64_t *ret_root, struct err *reterr)
+{
+	char root[256], path[PATH_LEN];
+	int r = cgroup_mount(root, reterr);
+
+	if (r < 0)
+		return r;
+	snprintf(path, sizeof(path), "%s/%s", root, below ? below : "");
+	AUTO_FD top = open(root, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	AUTO_FD at = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (top < 0 || at < 0)
+		return err_set(reterr, -errno, "cgroup %s: %s", path, strerror(errno));
+	*ret_root = place_cgroup_id(top);
+	return fd_take(&at);
+}
+
+int place_cgroup_own(struct err *reterr)
+{
+	FILE *f = fopen("/proc/self/cgroup", "re");
+	char line[PATH_LEN];
+	uint64_t root;
+	int r = -ENOENT;
+
+	while (f && r == -ENOENT && fgets(line, sizeof(line), f)) {
+		line[strcspn(line, "\n")] = '\0';
+		if (!strncmp(line, "0::/", 4))
+			r = place_cgroup(line + 3, &root, reterr);
+	}
+	if (f)
+		fclose(f);
+	return r == -ENOENT ? err_set(reterr, r, "this process is in no cgroup of a cgroup2 hierarchy that is mounted here") : r;
+}
+
+static bool is_bpffs(const char *path)
+{
+	struct statfs fs;
+
+	return !statfs(path, &fs) && (uint32_t)fs.f_type == BPFFS_MAGIC;
+}
+
+int place_pins(const char *pin, bool make, struct err *reterr)
+{
+	char parent[PATH_LEN];
+	char *slash;
+
+	snprintf(parent, sizeof(parent), "%s", pin);
+	slash = strrchr(parent, '/');
+	if (slash && slash != parent)
+		*slash = '\0';
+	if (!is_bpffs(parent) && !is_bpffs(pin))
+		return err_set(reterr, -ENOENT, "%s is in no bpffs (mount -t bpf bpf /sys/fs/bpf)", pin);
+	if (make)
+		(void)mkdir(pin, 0700);
+	AUTO_FD fd = open(pin, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (fd < 0 || flock(fd, LOCK_EX))
+		return err_set(reterr, -errno, "%s: %s", pin, strerror(errno));
+	return fd_take(&fd);
+}
+
+/* ---- libbpf ---- */
+
+static char said[200];
+static libbpf_print_fn_t before;
+
+static int print(enum libbpf_print_level level, const char *fmt, va_list ap)
+{
+	if (level != LIBBPF_WARN || said[0])
+		return 0;
+	vsnprintf(said, sizeof(said), fmt, ap);
+	said[strcspn(said, "\n")] = '\0';
+	return 0;
+}
+
+void place_hear(void)
+{
+	said[0] = '\0';
+	before = libbpf_set_print(print);
+}
+
+void place_unhear(void)
+{
+	(void)libbpf_set_print(before);
+}
+
+int place_refused(int r, const char *what, struct err *reterr)
+{
+	struct utsname u = {0};
+
+	(void)uname(&u);
+	if (r == -EPERM || r == -EACCES)
+		return err_set(reterr, r, "the kernel refuses to load BPF programs: CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN are needed (or "
+			       "CAP_SYS_ADMIN), and no lockdown (%s)", said[0] ? said : strerror(-r));
+	if (r == -ESRCH || r == -ENOENT)
+		return err_set(reterr, r, "this kernel has no type information (CONFIG_DEBUG_INFO_BTF): %s", said[0] ? said : strerror(-r));
+	return err_set(reterr, r, "Linux %s does not take %s (6.1 or later is needed): %s", u.release, what, said[0] ? said : strerror(-r));
+}

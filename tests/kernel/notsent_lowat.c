@@ -16,7 +16,8 @@ static size_t fill(int mark)
 	ssize_t n;
 
 	tcp_pair(fd);
-	set_int(fd[0], SOL_SOCKET, SO_SNDBUF, 2 << 20);
+	if (setsockopt(fd[0], SOL_SOCKET, SO_SNDBUFFORCE, &(int){2 << 20}, sizeof(int))) /* beyond net.core.wmem_max, for root */
+		set_int(fd[0], SOL_SOCKET, SO_SNDBUF, 2 << 20);
 	set_int(fd[1], SOL_SOCKET, SO_RCVBUF, 65536);
 	if (mark)
 		set_int(fd[0], IPPROTO_TCP, TCP_NOTSENT_LOWAT, mark);

@@ -6,6 +6,7 @@
 #include "kernel.h"
 #include <fcntl.h>
 #include <linux/filter.h>
+#include <poll.h>
 
 #define GROUP 4
 
@@ -24,10 +25,14 @@ static void attach(struct sock_filter *f, unsigned short n)
 static int lands_on(uint8_t last)
 {
 	struct sockaddr_in to = loopback(port), from = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(0x7f000000u + last)};
+	struct pollfd p[GROUP];
 	int c = new_socket(), s = -1;
 
 	CHECK(!bind(c, (struct sockaddr *)&from, sizeof(from)), "bind to 127.0.0.%u", last);
 	CHECK(!connect(c, (struct sockaddr *)&to, sizeof(to)), "connect");
+	for (int i = 0; i < GROUP; i++)
+		p[i] = (struct pollfd){.fd = group[i], .events = POLLIN};
+	CHECK(poll(p, GROUP, WAIT_MS) == 1, "nobody has it"); /* the last ACK may still be on its way */
 	for (int i = 0; i < GROUP; i++) {
 		s = accept4(group[i], NULL, NULL, 0);
 		if (s < 0)

@@ -1,10 +1,14 @@
 /*
  * Where connections come in: from a TCP listener, or as a CONNECT on an accepted tunnel. Both make a struct conn, resolve its chain
  * and start the dial in the order of arrival.
+ *
+ * A listener with proxy_protocol waits for the header first, for nothing else and not for long. The header is looked at (MSG_PEEK) until
+ * it is whole, then exactly its bytes are taken: what follows is the connection's and stays in the socket.
  */
 #include "base/clean.h"
 #include "base/log.h"
 #include "chain/daemon.h"
+#include "codec/proxy.h"
 #include "codec/spiffe.h"
 #include "net/sock.h"
 #include <stdio.h>
@@ -49,6 +53,7 @@ void conn_free(struct conn *c)
 	}
 	buf_finish(&c->early_data);
 	free(c->authority);
+	free(c->principal);
 	free(c->why);
 	slab_free(&w->conns, c);
 }
@@ -82,13 +87,20 @@ static void refused_log(struct worker *w, const struct cfg_listener *l, const st
 		 l->type == LISTENER_TUNNEL ? "limits.max_tunnels_in, max_connections" : "max_connections", l->name, more);
 }
 
+const char *conn_principal(const struct conn *c)
+{
+	const struct leg *g = &c->leg[SRC];
+
+	return g->who && g->who->tls.id[0] ? g->who->tls.id : c->principal;
+}
+
 /* inner listeners have limits, too; the outermost one's was looked at before there was a connection */
-static const struct cfg_listener *inner_limit(struct conn *c)
+static const struct cfg_listener *inner_limit(struct conn *c, uint32_t from)
 {
 	struct daemon *d = c->w->d;
 	const struct cfg_listener *full = NULL;
 
-	for (uint32_t i = 1; i < c->stages.n; i++) {
+	for (uint32_t i = from; i < c->stages.n; i++) {
 		const struct cfg_listener *l = &d->cfg->listeners[c->stages.id[i]];
 		uint32_t n = atomic_fetch_add_explicit(&d->per_listener[l->id], 1, memory_order_relaxed);
 
@@ -99,12 +111,12 @@ static const struct cfg_listener *inner_limit(struct conn *c)
 }
 
 /* the chain is resolved, then the dial begins or the connection ends with the reason */
-static void conn_route(struct conn *c, const struct cfg_listener *l, struct stage_context *ctx)
+void conn_go(struct conn *c, const struct cfg_listener *l, struct stage_context *ctx)
 {
 	struct worker *w = c->w;
-
-	enum stage_verdict v = stages_resolve(l, ctx, &c->stages);
-	const struct cfg_listener *full = inner_limit(c);
+	uint32_t known = c->n_via ? c->stages.n : 1; /* counted already: those before the short way; the outermost */
+	enum stage_verdict v = c->n_via ? stages_extend(l, ctx, &c->stages) : stages_resolve(l, ctx, &c->stages);
+	const struct cfg_listener *full = inner_limit(c, known);
 
 	switch (v) {
 	case STAGE_GO:
@@ -113,13 +125,17 @@ static void conn_route(struct conn *c, const struct cfg_listener *l, struct stag
 			conn_end(c, END_LIMIT, "listener '%s' has its %u connections", full->name, full->max_connections);
 			return;
 		}
-		for (uint32_t i = 0; i < c->stages.n; i++) {
-			struct listener *s = &w->listeners[c->stages.id[i]];
+		for (; c->staged < c->stages.n; c->staged++) {
+			struct listener *s = &w->listeners[c->stages.id[c->staged]];
 
 			stats_bump(&s->accepted, 1);
 			stats_bump(&s->active, 1);
 		}
 		dial_start(c);
+		return;
+	case STAGE_LOOP:
+		stats_inc(&w->loop.stats, ST_NO_ROUTE);
+		conn_end(c, END_NO_ROUTE, "it comes back to listener '%s': a loop", l->name);
 		return;
 	case STAGE_NO_ROUTE:
 		stats_inc(&w->loop.stats, ST_NO_ROUTE);
@@ -133,14 +149,143 @@ static void conn_route(struct conn *c, const struct cfg_listener *l, struct stag
 	}
 }
 
-static void accept_tcp(struct worker *w, const struct cfg_listener *l, int fd, const struct addr *peer)
+static void route_tcp(struct conn *c)
 {
-	struct stage_context ctx = { .src = *peer };
-	struct conn *c = over_limit(w, l) ? NULL : conn_new(w, l);
+	const struct cfg_listener *l = &c->w->d->cfg->listeners[c->stages.id[0]];
+	struct stage_context ctx = { .src = c->src, .orig_dst = c->orig_dst, .principal = c->principal };
 	char a[ADDR_STR];
 
+	ctx.in.addr = c->orig_dst;
+	ctx.in.port = c->orig_dst.port;
+	if (c->authority)
+		ctx.in.authority = (struct slice){ c->authority, strlen(c->authority) };
+	else if (l->n_routes)
+		ctx.in.authority = (struct slice){ a, strlen(addr_str(&c->orig_dst, a)) };
+	conn_go(c, l, &ctx);
+}
+
+/* ---- PROXY protocol ---- */
+
+static bool proxy_trusted(const struct cfg_listener *l, const struct addr *peer)
+{
+	for (uint32_t i = 0; i < l->n_proxy_from; i++)
+		if (cidr_has(&l->proxy_from[i], peer))
+			return true;
+	return false;
+}
+
+static void untrusted_log(struct worker *w, const struct cfg_listener *l, const struct addr *peer)
+{
+	char a[ADDR_STR], more[LOG_MORE];
+
+	stats_inc(&w->loop.stats, ST_PROXY_REFUSED);
+	if (log_rate_text(&w->refused_log, w->loop.now_ms, REFUSED_LOG_MS, more))
+		log_warn(LA_CHAIN, "connection from %s refused: it is not in proxy_from of listener '%s'%s", addr_str(peer, a), l->name, more);
+}
+
+static void proxy_refused(struct conn *c, const char *why)
+{
+	stats_inc(&c->w->loop.stats, ST_PROXY_REFUSED);
+	conn_end(c, END_PROXY, "%s", why);
+}
+
+static void proxy_late(struct timer *t, void *arg)
+{
+	(void)t;
+	proxy_refused(arg, "the PROXY header did not come in time");
+}
+
+/* Return: 0 or -ENOMEM */
+static int proxy_take(struct conn *c, const struct proxy *h)
+{
+	if (h->src.family != AF_UNSPEC) {
+		c->src = h->src;
+		c->orig_dst = h->dst;
+	}
+	if (h->principal.p)
+		c->principal = strndup(h->principal.p, h->principal.n);
+	if (h->service.p && asprintf(&c->authority, "%.*s:%u", (int)h->service.n, h->service.p, c->orig_dst.port) < 0)
+		c->authority = NULL;
+	return (h->principal.p && !c->principal) || (h->service.p && !c->authority) ? -ENOMEM : 0;
+}
+
+static void proxy_read(struct conn *c)
+{
+	struct loop *l = &c->w->loop;
+	uint8_t *p = l->scratch.in;
+	ssize_t n = recv(c->leg[SRC].fd, p, PROXY_MAX, MSG_PEEK | MSG_DONTWAIT);
+	struct err why = { "" };
+	struct proxy h;
+	int r;
+
+	stats_inc(&l->stats, ST_SYS_RECV);
+	if (n < 0 && (errno == EAGAIN || errno == EINTR))
+		return;
+	if (n < 0) {
+		conn_end(c, END_SRC_RESET, "read: %s", strerror(errno));
+		return;
+	}
+	r = proxy_decode(p, (size_t)n, &h, &why);
+	if (r == 0 && (n == 0 || c->leg[SRC].hup))
+		r = err_set(&why, -EINVAL, "the connection ended before its PROXY header did");
+	if (r < 0)
+		proxy_refused(c, why.msg);
+	if (r <= 0)
+		return;
+	if (proxy_take(c, &h) < 0) { /* while the text is there: the next call writes over it */
+		conn_end(c, END_MEMORY, "out of memory");
+		return;
+	}
+	stats_inc(&l->stats, ST_SYS_RECV);
+	if (recv(c->leg[SRC].fd, p, (size_t)r, MSG_DONTWAIT) != r) {
+		conn_end(c, END_SRC_RESET, "read: the PROXY header is gone");
+		return;
+	}
+	c->proxy_taken = (uint16_t)r;
+	c->proxy_wait = false;
+	stats_inc(&l->stats, ST_PROXY_HEADERS);
+	timer_disarm(&l->timers, &c->timer);
+	route_tcp(c);
+}
+
+static void proxy_wait(struct conn *c)
+{
+	c->proxy_wait = true;
+	c->timer.fire = proxy_late;
+	c->timer.arg = c;
+	timer_arm(&c->w->loop.timers, &c->timer, c->w->loop.now_ms + max_u64(c->w->d->cfg->timeouts.open_ms, 1));
+	proxy_read(c); /* it often comes with the connection */
+}
+
+void accept_header(struct conn *c, uint32_t events)
+{
+	if (events & (EPOLLRDHUP | EPOLLHUP))
+		c->leg[SRC].hup = true;
+	proxy_read(c);
+}
+
+/* ---- listeners ---- */
+
+/* where the application wanted to go; it stays our own address if it connected to the listener itself */
+static void captured(struct conn *c, const struct cfg_listener *l)
+{
+	struct addr local = c->orig_dst;
+
+	stats_inc(&c->w->loop.stats, ST_SYS_OTHER);
+	if (capture_claim(c->w->d->kernel.capture, l, &c->src, &local, &c->orig_dst) == 0)
+		stats_inc(&c->w->loop.stats, ST_CAPTURED);
+}
+
+static void accept_tcp(struct worker *w, const struct cfg_listener *l, int fd, const struct addr *peer)
+{
+	bool full = over_limit(w, l), known = !l->proxy_protocol || proxy_trusted(l, peer);
+	struct conn *c = full || !known ? NULL : conn_new(w, l);
+
 	if (!c) {
-		refused_log(w, l, peer);
+		if (known)
+			refused_log(w, l, peer);
+		else
+			untrusted_log(w, l, peer);
 		sock_reset(fd);
 		return;
 	}
@@ -151,18 +296,14 @@ static void accept_tcp(struct worker *w, const struct cfg_listener *l, int fd, c
 	c->src = *peer;
 	if (sock_local(fd, &c->orig_dst) < 0)
 		c->orig_dst = l->address;
-	if (conn_watch(c, SRC) < 0) {
+	if (l->capture && w->d->kernel.capture)
+		captured(c, l);
+	if (conn_watch(c, SRC) < 0)
 		conn_end(c, END_MEMORY, "epoll refuses the descriptor");
-		return;
-	}
-	ctx.orig_dst = c->orig_dst;
-	if (l->n_routes) {
-		addr_str(&c->orig_dst, a);
-		ctx.in.authority = (struct slice){ a, strlen(a) };
-	}
-	ctx.in.addr = c->orig_dst;
-	ctx.in.port = c->orig_dst.port;
-	conn_route(c, l, &ctx);
+	else if (l->proxy_protocol)
+		proxy_wait(c);
+	else
+		route_tcp(c);
 }
 
 static void accept_tunnel(struct worker *w, const struct cfg_listener *l, int fd, const struct addr *peer)
@@ -324,7 +465,7 @@ static void on_request(void *owner, struct tunnel *t, int32_t id, const struct h
 	ctx.principal = t->who->tls.id[0] ? t->who->tls.id : NULL;
 	ctx.src = c->src;
 	ctx.orig_dst = c->orig_dst;
-	conn_route(c, l, &ctx);
+	conn_go(c, l, &ctx);
 }
 
 static void on_response(void *owner, struct tunnel *t, struct h2_stream *s, const struct header *h, size_t n, unsigned flags)

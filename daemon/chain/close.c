@@ -27,6 +27,7 @@ static const struct ending_row {
 	[END_SRC_TUNNEL] = { 0, NGHTTP2_CONNECT_ERROR, "DC", "peer", "the source's tunnel was lost" },
 	[END_DST_TUNNEL] = { 503, NGHTTP2_CONNECT_ERROR, "UC", "peer", "the destination's tunnel was lost" },
 	[END_BAD_REQUEST] = { 400, NGHTTP2_PROTOCOL_ERROR, "DPE", "src", "malformed CONNECT" },
+	[END_PROXY] = { 400, NGHTTP2_PROTOCOL_ERROR, "DPE", "src", "bad PROXY header" },
 	[END_HEADERS] = { 431, NGHTTP2_ENHANCE_YOUR_CALM, "DPE", "src", "headers too large" },
 	[END_NO_ROUTE] = { 404, NGHTTP2_REFUSED_STREAM, "NR", "adit", "no route" },
 	[END_DENIED] = { 401, NGHTTP2_REFUSED_STREAM, "UAEX", "adit", "denied" },
@@ -129,6 +130,10 @@ static void uncount(struct conn *c)
 		atomic_fetch_sub_explicit(&d->per_listener[c->stages.id[i]], 1, memory_order_relaxed);
 	if (c->counted)
 		atomic_fetch_sub_explicit(&d->per_cluster[c->stages.cluster->id], 1, memory_order_relaxed);
+	for (uint32_t i = 0; i < c->n_via; i++) {
+		atomic_fetch_sub_explicit(&d->per_cluster[c->via[i]->cluster->id], 1, memory_order_relaxed);
+		stats_bump(&c->via[i]->active, (uint64_t)-1);
+	}
 	stats_gauge(&c->w->loop.stats, SG_CONNECTIONS, -1);
 	for (int i = 0; i < 2; i++)
 		stats_gauge(&c->w->loop.stats, SG_BUFFERED, -(int64_t)c->leg[i].q.len);

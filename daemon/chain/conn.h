@@ -21,6 +21,8 @@
 #include "tunnel/connect.h"
 #include "tunnel/pool.h"
 
+#define SHORT_MAX 3 /* tunnel endpoints of one connection that may be this node; the next is dialled, whoever it is */
+
 enum conn_state { CONN_DIALING, CONN_OPEN, CONN_CLOSED, CONN_STATES };
 enum leg_kind { LEG_NONE, LEG_SOCK, LEG_STREAM };
 enum { SRC, DST };
@@ -33,6 +35,7 @@ enum ending {
 	END_DST_TUNNEL,	   /* the tunnel of the destination leg was lost */
 	END_BAD_REQUEST,   /* malformed CONNECT */
 	END_HEADERS,	   /* CONNECT's header list too large */
+	END_PROXY,	   /* bad or missing PROXY header */
 	END_NO_ROUTE,
 	END_DENIED,
 	END_CONNECT,	   /* refused, no route to host, ... */
@@ -85,6 +88,10 @@ struct conn {
 	bool counted;		 /* in the cluster's number of connections */
 	bool chosen;		 /* ep's counters have it */
 	bool mismatch;		 /* the source's metadata contradicts its certificate */
+	bool proxy_wait;	 /* accepted; its PROXY header is awaited */
+	uint8_t staged;		 /* so many of the stages' listeners count it as active */
+	uint8_t n_via;		 /* tunnel endpoints on the way that are this node: the short way */
+	struct endpoint *via[SHORT_MAX];
 	uint8_t first_end;	 /* 1 + the side whose FIN or END_STREAM came first */
 	uint8_t tries;		 /* endpoints and re-dispatches used up */
 	uint16_t status;	 /* of the CONNECT sent or received */
@@ -94,6 +101,7 @@ struct conn {
 	struct endpoint *ep;	 /* where it went; NULL: none chosen */
 	struct addr src, orig_dst, dst;
 	char *authority;	 /* of the CONNECT received, or the one to send; malloc'd */
+	char *principal;	 /* of the source, where no certificate on its leg says it: PROXY header, short way; malloc'd */
 	uint8_t trace[24];	 /* trace and parent id, raw */
 	struct buf early_data;	 /* copy of what was sent before the answer, for another try */
 	struct series *series;
@@ -106,7 +114,7 @@ struct conn {
 	uint16_t turns, ask_at;	 /* changes of direction so far; the bypass is asked for at so many */
 	uint16_t proxy_taken, proxy_sent; /* bytes of PROXY headers read from the source, written to the destination */
 	uint64_t bulk_seen, bulk_bypassed; /* bytes at the last judgement of bulk */
-	uint64_t start_us, open_us, queue_us;
+	uint64_t start_us, connect_us, open_us, queue_us; /* accepted, connect() called, open; waited for a tunnel */
 	uint64_t last_ms;	 /* of the last byte */
 	uint64_t id;
 	char *why;		 /* of the ending, malloc'd; NULL: the table's text */
@@ -129,6 +137,11 @@ struct conn *conn_new(struct worker *w, const struct cfg_listener *l);
 void conn_free(struct conn *c);
 /** conn_watch() - put a socket leg into epoll. Return: 0 or -errno. */
 int conn_watch(struct conn *c, int side);
+/** conn_go() - resolve the chain from @l on (it goes on there if it has stages already), count, and dial; or end it */
+void conn_go(struct conn *c, const struct cfg_listener *l, struct stage_context *ctx);
+void accept_header(struct conn *c, uint32_t events); /* a connection with proxy_wait became readable */
+/** conn_principal() - the source's SPIFFE id; NULL: unknown */
+const char *conn_principal(const struct conn *c);
 
 /* ---- dial.c: from routed to OPEN ---- */
 void dial_start(struct conn *c);
@@ -136,6 +149,15 @@ void dial_event(struct conn *c, uint32_t events);	 /* the TCP connect's */
 void dial_answer(struct conn *c, struct tunnel *t, const struct header *h, size_t n); /* response headers */
 bool dial_again(struct conn *c); /* the peer has not processed the stream: another tunnel. false: no more tries */
 void dial_cancel(struct conn *c, bool failed);
+/** dial_wanted() - where the last listener passed was asked to connect to; AF_UNSPEC: a name, in c->authority */
+struct addr dial_wanted(const struct conn *c);
+/** dial_authority() - :authority for the cluster; @text is room for it. Return: its length. */
+size_t dial_authority(const struct conn *c, char text[ADDR_STR], const char **ret);
+void dial_trace(struct conn *c, char out[TRACEPARENT_LEN + 1]); /* traceparent; made up if the source gave none */
+
+/* ---- short.c: the endpoint is this node ---- */
+/** short_way() - @ep, chosen, at @to: is it a tunnel listener of ours? true: the connection goes on there, or has ended */
+bool short_way(struct conn *c, struct endpoint *ep, const struct addr *to);
 
 /* ---- relay.c: bytes ---- */
 void relay_open(struct conn *c); /* both legs are there now */

@@ -1,10 +1,14 @@
 /*
  * From routed to OPEN: choose an endpoint, resolve its name, get a tunnel or connect, and send or await CONNECT. Each failure tries
  * another endpoint while there are any; the last one's reason is the connection's.
+ *
+ * A TCP cluster may ask that the upstream sees the client: by its address as the source of our connection (net/local.h has the way
+ * back), or by a PROXY header, which is the first that is written to a socket that has nothing to send yet.
  */
 #include "base/clean.h"
 #include "base/log.h"
 #include "chain/daemon.h"
+#include "codec/proxy.h"
 #include "net/sock.h"
 #include <string.h>
 
@@ -78,38 +82,14 @@ static struct endpoint *pick(struct conn *c, struct cluster *cl)
 
 /* ---- TCP ---- */
 
-static void dial_tcp(struct conn *c, const struct addr *to)
-{
-	struct leg *g = &c->leg[DST];
-	char a[ADDR_STR];
-
-	stats_add(&c->w->loop.stats, ST_SYS_OTHER, 3);
-	g->fd = sock_connect(to);
-	if (g->fd >= 0) {
-		g->kind = LEG_SOCK;
-		if (conn_watch(c, DST) < 0) {
-			close(g->fd);
-			g->fd = -ENOMEM;
-		}
-	}
-	if (g->fd < 0) {
-		int e = g->fd;
-
-		g->kind = LEG_NONE;
-		g->fd = -1;
-		stats_inc(&c->w->loop.stats, ST_CONNECT_FAIL);
-		conn_end(c, END_CONNECT, "connect to %s: %s", addr_str(to, a), strerror(-e));
-		return;
-	}
-	arm(c, c->stages.cluster->connect_timeout_ms);
-}
-
-static void failed_tcp(struct conn *c, enum ending e, int error)
+/* the next endpoint, or the end */
+static void failed_tcp(struct conn *c, enum ending e, const char *why)
 {
 	char a[ADDR_STR];
 
 	stats_inc(&c->w->loop.stats, ST_CONNECT_FAIL);
-	close(c->leg[DST].fd);
+	if (c->leg[DST].fd >= 0)
+		close(c->leg[DST].fd);
 	c->leg[DST].fd = -1;
 	c->leg[DST].kind = LEG_NONE;
 	if (c->ep && c->tries + 1u < min_u64(TRIES, c->stages.cluster->n_endpoints)) {
@@ -118,7 +98,63 @@ static void failed_tcp(struct conn *c, enum ending e, int error)
 		dial_next(c);
 		return;
 	}
-	conn_end(c, e, "connect to %s: %s", addr_str(&c->dst, a), strerror(-error));
+	conn_end(c, e, "connect to %s: %s", addr_str(&c->dst, a), why);
+}
+
+/* whose address the upstream sees; NULL: ours. A loopback address means nothing to anybody but this node. */
+static const struct addr *source_of(const struct conn *c, const struct addr *to)
+{
+	if (c->stages.cluster->source != SOURCE_CLIENT || (addr_is_loopback(&c->src) && !addr_is_loopback(to)))
+		return NULL;
+	return &c->src;
+}
+
+static void dial_tcp(struct conn *c, struct cluster *cl, const struct addr *to)
+{
+	const struct sock_how how = { .netns = &cl->netns, .from = source_of(c, to), .mark = LOCAL_MARK };
+	struct leg *g = &c->leg[DST];
+	struct err why = { "" };
+
+	stats_add(&c->w->loop.stats, ST_SYS_OTHER, 3);
+	c->connect_us = c->w->loop.now_us;
+	g->fd = sock_connect_how(to, &how, &why);
+	if (g->fd < 0) {
+		g->fd = -1;
+		failed_tcp(c, END_CONNECT, why.msg);
+		return;
+	}
+	g->kind = LEG_SOCK;
+	if (conn_watch(c, DST) < 0)
+		failed_tcp(c, END_CONNECT, strerror(ENOMEM));
+	else
+		arm(c, c->stages.cluster->connect_timeout_ms);
+}
+
+/* the header of an upstream that wants one. Return: 0 or -errno */
+static int proxy_send(struct conn *c)
+{
+	const char *id = conn_principal(c);
+	struct proxy h = { .version = c->stages.cluster->proxy_protocol == PROXY_V1 ? 1 : 2, .src = c->src, .dst = dial_wanted(c) };
+	uint8_t out[PROXY_OUT_MAX];
+	struct authority a;
+	ssize_t sent;
+	size_t n;
+
+	if (h.dst.family == AF_UNSPEC)
+		h.dst = c->dst;
+	if (id)
+		h.principal = (struct slice){ id, strlen(id) };
+	if (c->authority && authority_parse(c->authority, strlen(c->authority), &a, NULL) == 0 && a.addr.family == AF_UNSPEC)
+		h.service = a.host;
+	n = proxy_encode(out, &h);
+	sent = send(c->leg[DST].fd, out, n, MSG_DONTWAIT | MSG_NOSIGNAL);
+	stats_inc(&c->w->loop.stats, ST_SYS_SEND);
+	if (sent < 0)
+		return -errno;
+	if ((size_t)sent < n) /* nothing is in this socket's buffer yet: only a limit below 3 KB does that (tcp_wmem, tcp(7)) */
+		return -ENOBUFS;
+	c->proxy_sent = (uint16_t)n;
+	return 0;
 }
 
 void dial_event(struct conn *c, uint32_t events)
@@ -127,14 +163,16 @@ void dial_event(struct conn *c, uint32_t events)
 
 	if (e == 0 && (events & EPOLLERR))
 		e = -ECONNRESET;
+	if (e == 0 && !(events & EPOLLOUT))
+		return;
+	if (e == 0 && c->stages.cluster->proxy_protocol != PROXY_NONE)
+		e = proxy_send(c);
 	if (e < 0) {
-		failed_tcp(c, e == -ETIMEDOUT ? END_CONNECT_TIME : END_CONNECT, e);
+		failed_tcp(c, e == -ETIMEDOUT ? END_CONNECT_TIME : END_CONNECT, strerror(-e));
 		return;
 	}
-	if (!(events & EPOLLOUT))
-		return;
 	stats_inc(&c->w->loop.stats, ST_CONNECT_OK);
-	hist_add(&c->w->loop.hist[LH_CONNECT_US], c->w->loop.now_us - c->start_us);
+	hist_add(&c->w->loop.hist[LH_CONNECT_US], c->w->loop.now_us - c->connect_us);
 	c->leg[DST].writable = true;
 	c->leg[DST].readable = (events & EPOLLIN) != 0;
 	c->leg[DST].hup = (events & EPOLLRDHUP) != 0;
@@ -143,7 +181,7 @@ void dial_event(struct conn *c, uint32_t events)
 
 /* ---- tunnel ---- */
 
-static size_t authority_of(const struct conn *c, char text[ADDR_STR], const char **ret)
+size_t dial_authority(const struct conn *c, char text[ADDR_STR], const char **ret)
 {
 	if (c->stages.cluster->authority)
 		*ret = c->stages.cluster->authority;
@@ -154,7 +192,7 @@ static size_t authority_of(const struct conn *c, char text[ADDR_STR], const char
 	return strlen(*ret);
 }
 
-static void trace_text(struct conn *c, char out[TRACEPARENT_LEN + 1])
+void dial_trace(struct conn *c, char out[TRACEPARENT_LEN + 1])
 {
 	if (!c->traced) {
 		uint64_t r[3] = { loop_random(&c->w->loop), loop_random(&c->w->loop), loop_random(&c->w->loop) };
@@ -184,8 +222,8 @@ static void tunnel_ready(struct pool_wait *wait, struct tunnel *t, int error, co
 		conn_end(c, error == -ETIMEDOUT ? END_QUEUE_TIME : END_NO_TUNNEL, "%s", why);
 		return;
 	}
-	n = authority_of(c, text, &authority);
-	trace_text(c, trace);
+	n = dial_authority(c, text, &authority);
+	dial_trace(c, trace);
 	c->leg[DST].kind = LEG_STREAM;
 	r = connect_open(&t->h2, &c->leg[DST].s, worker_self(c->w, t->identity), authority, n, &c->src, trace);
 	if (r < 0) {
@@ -267,17 +305,29 @@ void dial_answer(struct conn *c, struct tunnel *t, const struct header *h, size_
 	(void)t;
 }
 
+struct addr dial_wanted(const struct conn *c)
+{
+	struct authority a;
+
+	if (!c->n_via) /* the short way leaves orig_dst as the outermost listener saw it */
+		return c->orig_dst;
+	if (authority_parse(c->authority, strlen(c->authority), &a, NULL) < 0)
+		return (struct addr){ .family = AF_UNSPEC };
+	return a.addr;
+}
+
 /* ---- names ---- */
 
 static void dial_to(struct conn *c, struct endpoint *ep, const struct addr *to)
 {
 	struct cluster *cl = &c->w->clusters[c->stages.cluster->id];
 
+	timer_disarm(&c->w->loop.timers, &c->timer); /* that of the name; the pool has its own */
 	chose(c, ep, to);
-	if (c->stages.cluster->type == CLUSTER_TUNNEL)
+	if (c->stages.cluster->type != CLUSTER_TUNNEL)
+		dial_tcp(c, cl, to);
+	else if (!short_way(c, ep, to))
 		dial_tunnel(c, cl, to);
-	else
-		dial_tcp(c, to);
 }
 
 static bool allowed(const struct cfg_cluster *cl, const struct addr *to)
@@ -288,10 +338,29 @@ static bool allowed(const struct cfg_cluster *cl, const struct addr *to)
 	return false;
 }
 
+/* the listener that it came in by: it would come in again, and again */
+static bool comes_back(const struct conn *c, const struct addr *to)
+{
+	const struct daemon *d = c->w->d;
+	const struct cfg_listener *l = &d->cfg->listeners[c->stages.id[0]];
+	const char *from = c->stages.cluster->netns, *at = l->netns;
+
+	if (l->type != LISTENER_TCP || l->address.port != to->port || l->address.family != to->family ||
+	    strcmp(from ? from : "", at ? at : ""))
+		return false;
+	return addr_eq(&l->address, to) || (addr_is_any(&l->address) && d->kernel.local && local_has(d->kernel.local, to));
+}
+
 static void dial_original(struct conn *c, const struct addr *to)
 {
 	char a[ADDR_STR];
 
+	if (comes_back(c, to)) {
+		stats_inc(&c->w->loop.stats, ST_NO_ROUTE);
+		conn_end(c, END_NO_ROUTE, "connected to listener '%s' itself: there is no other destination to go to",
+			 c->w->d->cfg->listeners[c->stages.id[0]].name);
+		return;
+	}
 	if (!allowed(c->stages.cluster, to)) {
 		stats_inc(&c->w->loop.stats, ST_DENIED);
 		conn_end(c, END_DENIED, "%s is not among the destinations of cluster '%s'", addr_str(to, a), c->stages.cluster->name);
@@ -318,16 +387,17 @@ static uint64_t conn_ref(const struct conn *c)
 static void original_named(void *owner, uint64_t arg, const struct addr *a, uint32_t n, const char *why)
 {
 	struct conn *c = conn_by_ref(owner, arg);
+	struct authority asked;
 	struct addr to;
 
 	if (!c)
 		return;
-	if (!n) {
+	if (!n || authority_parse(c->authority, strlen(c->authority), &asked, NULL) < 0) {
 		conn_end(c, END_NO_NAME, "name of %s: %s", c->authority, why);
 		return;
 	}
 	to = a[0];
-	to.port = c->orig_dst.port;
+	to.port = asked.port;
 	dial_original(c, &to);
 }
 
@@ -402,7 +472,6 @@ static void dial_original_name(struct conn *c)
 	}
 	memcpy(host, a.host.p, a.host.n);
 	host[a.host.n] = '\0';
-	c->orig_dst.port = a.port;
 	arm(c, c->stages.cluster->connect_timeout_ms);
 	if (dns_query(c->w->dns, host, original_named, conn_ref(c)) < 0)
 		conn_end(c, END_MEMORY, "out of memory");
@@ -412,6 +481,7 @@ static void dial_next(struct conn *c)
 {
 	struct cluster *cl = &c->w->clusters[c->stages.cluster->id];
 	struct endpoint *ep;
+	struct addr to;
 
 	switch (cl->cfg->type) {
 	case CLUSTER_TCP:
@@ -420,10 +490,11 @@ static void dial_next(struct conn *c)
 		dial_endpoint(c, ep);
 		return;
 	case CLUSTER_ORIGINAL_DST:
-		if (c->orig_dst.family == AF_UNSPEC)
+		to = dial_wanted(c);
+		if (to.family == AF_UNSPEC)
 			dial_original_name(c);
 		else
-			dial_original(c, &c->orig_dst);
+			dial_original(c, &to);
 		return;
 	case CLUSTER_INTERNAL: /* resolved away by stages_resolve() */
 		break;
@@ -459,7 +530,7 @@ static void deadline(struct timer *t, void *arg)
 	if (c->state != CONN_DIALING)
 		return;
 	if (c->leg[DST].kind == LEG_SOCK)
-		failed_tcp(c, END_CONNECT_TIME, -ETIMEDOUT);
+		failed_tcp(c, END_CONNECT_TIME, strerror(ETIMEDOUT));
 	else if (c->leg[DST].kind == LEG_STREAM)
 		conn_end(c, END_OPEN_TIME, "the peer agent at %s did not answer CONNECT in time", addr_str(&c->dst, a));
 	else

@@ -176,7 +176,7 @@ static void conn_fill(const struct conn *c, struct conn_row *r)
 		put(r->authority, sizeof(r->authority), c->authority);
 	else if (c->stages.cluster && c->stages.cluster->type == CLUSTER_TUNNEL)
 		put(r->authority, sizeof(r->authority), c->stages.cluster->authority ? c->stages.cluster->authority : addr_str(&c->orig_dst, a));
-	put(r->src_identity, sizeof(r->src_identity), s->who ? s->who->tls.id : "");
+	put(r->src_identity, sizeof(r->src_identity), conn_principal(c));
 	put(r->dst_identity, sizeof(r->dst_identity), d->who ? d->who->tls.id : "");
 	put(r->peer_id, sizeof(r->peer_id), metadata_known(p->md, MD_NODE_ID));
 	metadata_text(p->md, r->metadata, sizeof(r->metadata));

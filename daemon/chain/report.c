@@ -25,6 +25,9 @@ static void side_labels(const struct conn *c, struct series_labels *l, bool src)
 	const char *v = peer ? metadata_known(g->md, MD_VERSION) : n->version;
 	const char *id = g->who ? g->who->tls.id : c->leg[src ? DST : SRC].who ? c->leg[src ? DST : SRC].who->own_id : NULL;
 
+	if (src && conn_principal(c))
+		id = conn_principal(c);
+
 	l->v[src ? SL_SRC_WORKLOAD : SL_DST_WORKLOAD] = w;
 	l->v[src ? SL_SRC_CANONICAL_SERVICE : SL_DST_CANONICAL_SERVICE] = s;
 	l->v[src ? SL_SRC_CANONICAL_REVISION : SL_DST_CANONICAL_REVISION] = v;
@@ -94,7 +97,7 @@ static void listeners_end(struct conn *c)
 	for (uint32_t i = 0; i < c->stages.n; i++) {
 		struct listener *s = &c->w->listeners[c->stages.id[i]];
 
-		if (c->counted)
+		if (i < c->staged)
 			stats_bump(&s->active, (uint64_t)-1);
 		if (!c->open_us)
 			stats_bump(&s->failed, 1);
@@ -124,6 +127,20 @@ static const char *peer_headers(const struct metadata *md, char *out, size_t siz
 	return n ? out : NULL;
 }
 
+/* the identity of the tunnel listener that the short way led to; NULL: it was not taken, or without TLS */
+static const char *short_identity(const struct conn *c)
+{
+	const struct config *cfg = c->w->d->cfg;
+
+	for (uint32_t i = c->n_via ? c->stages.n : 0; i > 0; i--) {
+		const struct cfg_listener *l = &cfg->listeners[c->stages.id[i - 1]];
+
+		if (l->type == LISTENER_TUNNEL && l->identity)
+			return tls_ctx_id(c->w->d->tls[l->identity - cfg->identities]);
+	}
+	return NULL;
+}
+
 static void side_facts(const struct conn *c, struct access_rec *r)
 {
 	const struct cfg_node *n = &c->w->d->cfg->node;
@@ -139,8 +156,8 @@ static void side_facts(const struct conn *c, struct access_rec *r)
 	r->dst_cluster = dp ? metadata_known(d->md, MD_CLUSTER) : n->cluster;
 	r->dst_node = dp ? metadata_known(d->md, MD_NODE_ID) : n->id;
 	r->dst_service = dp ? metadata_known(d->md, MD_SERVICE) : n->service;
-	r->src_identity = s->who && s->who->tls.id[0] ? s->who->tls.id : d->who && d->who->own_id[0] ? d->who->own_id : NULL;
-	r->dst_identity = d->who && d->who->tls.id[0] ? d->who->tls.id : s->who && s->who->own_id[0] ? s->who->own_id : NULL;
+	r->src_identity = conn_principal(c) ? conn_principal(c) : d->who && d->who->own_id[0] ? d->who->own_id : NULL;
+	r->dst_identity = d->who && d->who->tls.id[0] ? d->who->tls.id : s->who && s->who->own_id[0] ? s->who->own_id : short_identity(c);
 	r->tls = (s->who && s->who->tls.id[0]) || (d->who && d->who->tls.id[0]);
 }
 

@@ -22,7 +22,13 @@ struct stage_context {
 	struct addr src, orig_dst;
 };
 
-enum stage_verdict { STAGE_GO, STAGE_NO_ROUTE, STAGE_DENIED };
+enum stage_verdict { STAGE_GO, STAGE_NO_ROUTE, STAGE_DENIED, STAGE_LOOP };
 
 /** stages_resolve() - from listener @first to the cluster. The policy of each listener passed is asked (hook below). */
 enum stage_verdict stages_resolve(const struct cfg_listener *first, const struct stage_context *ctx, struct stages *ret);
+/**
+ * stages_extend() - the cluster leads to @next, a listener of this very node (the short way): the chain goes on from there, for which
+ * @ctx is what @next would have seen of a tunnel
+ * Return: as above, or STAGE_LOOP: the chain has passed @next already. What was passed is in @s whatever comes of it.
+ */
+enum stage_verdict stages_extend(const struct cfg_listener *next, const struct stage_context *ctx, struct stages *s);

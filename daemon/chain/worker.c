@@ -23,6 +23,8 @@ static void dispatch_conn(struct worker *w, union ev_ref ref, uint32_t events)
 		return;
 	if (side == DST && c->state == CONN_DIALING)
 		dial_event(c, events);
+	else if (c->proxy_wait)
+		accept_header(c, events);
 	else
 		relay_event(c, side, events);
 }

@@ -4,6 +4,7 @@
 #include <netinet/in.h>
 #include <stdbool.h>
 #include <stdint.h>
+#include <string.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 
@@ -26,6 +27,18 @@ char *addr_str(const struct addr *a, char out[ADDR_STR]);
 /** addr_ip_str() - without the port and brackets. */
 char *addr_ip_str(const struct addr *a, char out[ADDR_STR]);
 bool addr_eq(const struct addr *a, const struct addr *b);
+static inline bool addr_is_any(const struct addr *a) /* 0.0.0.0, :: */
+{
+	static const uint8_t zero[16];
+
+	return (a->family == AF_INET || a->family == AF_INET6) && !memcmp(a->ip, zero, a->family == AF_INET ? 4 : 16);
+}
+static inline bool addr_is_loopback(const struct addr *a) /* 127.0.0.0/8, ::1 */
+{
+	static const uint8_t one[16] = {[15] = 1};
+
+	return a->family == AF_INET ? a->ip[0] == 127 : a->family == AF_INET6 && !memcmp(a->ip, one, sizeof(one));
+}
 /** addr_to_sa() - Return: the length to give to the kernel, 0 for AF_UNSPEC. */
 socklen_t addr_to_sa(const struct addr *a, struct sockaddr_storage *ret);
 void addr_from_sa(const struct sockaddr *sa, struct addr *ret);

@@ -276,13 +276,30 @@ struct WOLFSSL *tls_session(struct tls_ctx *t, bool server, int fd, const char *
 	return ssl;
 }
 
+int tls_id_check(const struct tls_ctx *t, const char *id, const char *const *ids, uint32_t n_ids, struct err *reterr)
+{
+	char q[TLS_ID_MAX + 8];
+	struct spiffe sp;
+
+	for (uint32_t i = 0; i < n_ids; i++)
+		if (spiffe_match(ids[i], id, strlen(id)))
+			return 0;
+	log_quote(q, sizeof(q), id, strlen(id));
+	if (n_ids)
+		return err_set(reterr, -EACCES, "peer is %s, which is not among the %u accepted ids", q, n_ids);
+	if (spiffe_parse(id, strlen(id), &sp, reterr) < 0)
+		return -EACCES;
+	if (!slice_is(sp.trust_domain, t->trust_domain))
+		return err_set(reterr, -EACCES, "peer is %s, which is not in trust domain %s", q, t->trust_domain);
+	return 0;
+}
+
 int tls_peer_check(struct WOLFSSL *ssl, const struct tls_ctx *t, const char *const *ids, uint32_t n_ids, struct tls_peer *ret,
 		   struct err *reterr)
 {
 	WOLFSSL_X509 *x = wolfSSL_get_peer_certificate(ssl);
-	char *alpn = NULL, q[TLS_ID_MAX + 8];
 	unsigned short alpn_n = 0;
-	struct spiffe sp;
+	char *alpn = NULL;
 	const byte *der;
 	uint64_t from;
 	int n = 0, r;
@@ -297,17 +314,7 @@ int tls_peer_check(struct WOLFSSL *ssl, const struct tls_ctx *t, const char *con
 	if (wolfSSL_ALPN_GetProtocol(ssl, &alpn, &alpn_n) != WOLFSSL_SUCCESS || alpn_n != 2 || memcmp(alpn, "h2", 2))
 		return err_set(reterr, -EACCES, "peer '%s' did not agree on ALPN h2: is it an HBONE agent?", ret->id);
 	snprintf(ret->cipher, sizeof(ret->cipher), "%s", wolfSSL_get_cipher(ssl));
-	for (uint32_t i = 0; i < n_ids; i++)
-		if (spiffe_match(ids[i], ret->id, strlen(ret->id)))
-			return 0;
-	log_quote(q, sizeof(q), ret->id, strlen(ret->id));
-	if (n_ids)
-		return err_set(reterr, -EACCES, "peer is %s, which is not among the %u accepted ids", q, n_ids);
-	if (spiffe_parse(ret->id, strlen(ret->id), &sp, reterr) < 0)
-		return -EACCES;
-	if (!slice_is(sp.trust_domain, t->trust_domain))
-		return err_set(reterr, -EACCES, "peer is %s, which is not in trust domain %s", q, t->trust_domain);
-	return 0;
+	return tls_id_check(t, ret->id, ids, n_ids, reterr);
 }
 
 const char *tls_alert_hint(int code)

@@ -52,6 +52,8 @@ struct WOLFSSL *tls_session(struct tls_ctx *t, bool server, int fd, const char *
  */
 int tls_peer_check(struct WOLFSSL *ssl, const struct tls_ctx *t, const char *const *ids, uint32_t n_ids, struct tls_peer *ret,
 		   struct err *reterr);
+/** tls_id_check() - is @id in the trust domain of @t, or among @ids if there are any? Return: 0, or -EACCES with the reason. */
+int tls_id_check(const struct tls_ctx *t, const char *id, const char *const *ids, uint32_t n_ids, struct err *reterr);
 /** tls_alert_hint() - what an alert from the peer means for the operator; static text */
 const char *tls_alert_hint(int code);
 /** tls_explain() - a failed handshake in words that say what to do. Return: negative errno. */

@@ -113,11 +113,9 @@ int connect_status(const struct header *h, size_t n)
 	return 0;
 }
 
-int connect_open(struct h2 *h, struct h2_stream *s, const struct connect_self *self, const char *authority, size_t n,
-		 const struct addr *src, const char *traceparent)
+static size_t request_nv(const struct connect_self *self, const char *authority, size_t n, const struct addr *src, const char *traceparent,
+			 char fwd[FORWARDED_MAX], nghttp2_nv nv[CONNECT_SELF_NV + 8])
 {
-	nghttp2_nv nv[CONNECT_SELF_NV + 8];
-	char fwd[FORWARDED_MAX];
 	size_t k = 0, f;
 
 	nv[k++] = NV_STATIC(":method", "CONNECT");
@@ -134,7 +132,27 @@ int connect_open(struct h2 *h, struct h2_stream *s, const struct connect_self *s
 	if (self->traceparent && traceparent)
 		nv[k++] = NV(META_TRACEPARENT, sizeof(META_TRACEPARENT) - 1, traceparent, TRACEPARENT_LEN,
 			     NGHTTP2_NV_FLAG_NO_COPY_NAME | NGHTTP2_NV_FLAG_NO_INDEX);
-	return h2_open(h, s, nv, k);
+	return k;
+}
+
+size_t connect_headers(const struct connect_self *self, const char *authority, size_t n, const struct addr *src, const char *traceparent,
+		       char fwd[FORWARDED_MAX], struct header *ret)
+{
+	nghttp2_nv nv[CONNECT_SELF_NV + 8];
+	size_t k = request_nv(self, authority, n, src, traceparent, fwd, nv);
+
+	for (size_t i = 0; i < k; i++)
+		ret[i] = (struct header){ { (const char *)nv[i].name, nv[i].namelen }, { (const char *)nv[i].value, nv[i].valuelen } };
+	return k;
+}
+
+int connect_open(struct h2 *h, struct h2_stream *s, const struct connect_self *self, const char *authority, size_t n,
+		 const struct addr *src, const char *traceparent)
+{
+	nghttp2_nv nv[CONNECT_SELF_NV + 8];
+	char fwd[FORWARDED_MAX];
+
+	return h2_open(h, s, nv, request_nv(self, authority, n, src, traceparent, fwd, nv));
 }
 
 int connect_accept(struct h2_stream *s, const struct connect_self *self, bool peer_md)

@@ -33,6 +33,12 @@ struct connect_in {
 int connect_parse(const struct header *h, size_t n, unsigned flags, struct connect_in *ret, struct err *reterr);
 /** connect_status() - an answer. Return: its status, 0 if it has none. */
 int connect_status(const struct header *h, size_t n);
+/**
+ * connect_headers() - the request that connect_open() would send, as its receiver would see it
+ * @ret: room for CONNECT_SELF_NV + 8; slices point into the other arguments. Return: how many.
+ */
+size_t connect_headers(const struct connect_self *self, const char *authority, size_t n, const struct addr *src, const char *traceparent,
+		       char fwd[FORWARDED_MAX], struct header *ret);
 /** connect_open() - send a request on @s. @authority is copied. Return: as h2_open(). */
 int connect_open(struct h2 *h, struct h2_stream *s, const struct connect_self *self, const char *authority, size_t n,
 		 const struct addr *src, const char *traceparent);

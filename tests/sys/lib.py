@@ -433,8 +433,9 @@ SANITIZER = re.compile(r"ERROR: \w+Sanitizer|WARNING: ThreadSanitizer|runtime er
 class Agent:
     """one aditd. Give it a configuration as Python data; node, admin socket, log and access log are filled in."""
 
-    def __init__(self, node, name, directory, config, argv=(), env=None, user=None, nofile=None, access="native", expect_log=None):
-        self.node, self.name = node, name
+    def __init__(self, node, name, directory, config, argv=(), env=None, user=None, nofile=None, access="native", expect_log=None, etc=None):
+        """etc: {"resolv.conf": text}: files that it sees in /etc in place of the machine's"""
+        self.node, self.name, self.etc = node, name, etc or {}
         self.dir = os.path.join(str(directory), name)
         os.makedirs(self.dir, exist_ok=True)
         os.chmod(self.dir, 0o755)
@@ -466,6 +467,11 @@ class Agent:
             who = pwd.getpwnam(self.user)
             argv = ["setpriv", "--reuid", str(who.pw_uid), "--regid", str(who.pw_gid), "--clear-groups", "--bounding-set", "-all", "--inh-caps", "-all",
                     "--pdeathsig", "KILL", *argv]
+        for name, text in self.etc.items():
+            path = os.path.join(self.dir, name)
+            with open(path, "w", encoding="utf-8") as f:
+                f.write(text)
+            argv = ["unshare", "--mount", "sh", "-c", f"mount --bind {path} /etc/{name} && exec \"$@\"", "sh", *argv]
         if self.nofile:
             argv = ["prlimit", f"--nofile={self.nofile}:{self.nofile}", *argv]
         env = dict(os.environ, **(self.env or {}))
@@ -478,7 +484,7 @@ class Agent:
         return self
 
     def ready(self):
-        ports = [split(x["address"])[1] for x in self.config.get("listeners", []) if "address" in x]
+        ports = [split(x["address"])[1] for x in self.config.get("listeners", []) if "address" in x and "netns" not in x]
 
         def up():
             assert self.proc.poll() is None, f"{self.name} ended with {self.proc.returncode}:\n{self.log()}"

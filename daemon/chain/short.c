@@ -1,0 +1,162 @@
+/*
+ * The short way: the endpoint of a tunnel cluster is an address of this node, and this daemon itself listens there for tunnels. Then the
+ * connection goes on into that listener's chain as an entry in its list of stages: no socket, no TLS, no copy.
+ *
+ * It must be as if there had been a tunnel: the identities are checked as both sides would have done it (the trust domain or `accept` of
+ * the listener, `expect` of the cluster), the listener's routes see the same headers and metadata that connect_open()
+ * would have sent, limits and counters are those of everything on the way, and who is denied or finds no route gets the same answer.
+ * Where that cannot be told without a handshake (other authorities, a certificate that is not valid now, TLS on one side only), or the
+ * listener does not listen at this moment, there is a tunnel as to any other node, and says so.
+ *
+ * A chain that comes back to a tunnel listener that it has passed is a loop: stages_extend() finds it.
+ */
+#include "base/clean.h"
+#include "base/log.h"
+#include "chain/daemon.h"
+#include <string.h>
+
+static bool wildcard(const struct addr *a)
+{
+	static const uint8_t zero[16];
+
+	return !memcmp(a->ip, zero, a->family == AF_INET ? 4 : 16);
+}
+
+static bool same_name(const char *a, const char *b)
+{
+	return a == b || (a && b && !strcmp(a, b));
+}
+
+/* would the kernel lead a connection to @to there? IPv6 wildcards do not take IPv4 (sock_listen()). */
+static bool listens(const struct cfg_listener *l, const struct addr *to)
+{
+	return l->type == LISTENER_TUNNEL && !l->netns && l->address.family == to->family && l->address.port == to->port &&
+	       (addr_eq(&l->address, to) || wildcard(&l->address));
+}
+
+static const struct cfg_listener *listener_at(const struct worker *w, const struct addr *to)
+{
+	const struct cfg_listener *found = NULL;
+
+	for (uint32_t i = 0; i < w->d->cfg->n_listeners; i++) {
+		const struct cfg_listener *l = &w->d->cfg->listeners[i];
+
+		if (!listens(l, to) || w->listeners[i].fd < 0)
+			continue;
+		if (addr_eq(&l->address, to)) /* the kernel, too, prefers it to a wildcard */
+			return l;
+		found = l;
+	}
+	return found;
+}
+
+static struct tls_ctx *tls_of(const struct worker *w, const struct cfg_identity *id)
+{
+	return id ? w->d->tls[id - w->d->cfg->identities] : NULL;
+}
+
+static bool valid_now(const struct worker *w, const struct tls_ctx *t)
+{
+	uint64_t now = (w->loop.now_us + w->loop.real_offset_us) / 1000000u;
+
+	return !tls_ctx_not_after(t) || now < tls_ctx_not_after(t);
+}
+
+/* would the handshake succeed, as far as it can be told? What the listener's `accept` says comes later, with an answer of its own. */
+static bool would_trust(const struct worker *w, const struct cfg_cluster *cl, const struct cfg_listener *l)
+{
+	struct tls_ctx *us, *them;
+
+	if (!cl->tls || !l->tls)
+		return cl->tls == l->tls;
+	if (!cl->identity || !l->identity || !same_name(cl->identity->ca, l->identity->ca))
+		return false;
+	us = tls_of(w, cl->identity);
+	them = tls_of(w, l->identity);
+	return valid_now(w, us) && valid_now(w, them) && tls_id_check(us, tls_ctx_id(them), cl->expect_ids, cl->n_expect_ids, NULL) == 0;
+}
+
+/* the connection leaves its endpoint behind, which goes on counting it */
+static void leave(struct conn *c, struct endpoint *ep)
+{
+	c->via[c->n_via++] = ep;
+	c->chosen = c->counted = false;
+	c->ep = NULL;
+	c->tries = 0;
+}
+
+/* Return: 0 or -ENOMEM */
+static int remember(struct conn *c, struct slice authority, const char *id)
+{
+	if (!c->authority || !slice_is(authority, c->authority)) {
+		char *s = strndup(authority.p, authority.n);
+
+		if (!s)
+			return -ENOMEM;
+		free(c->authority);
+		c->authority = s;
+	}
+	if (id && !conn_principal(c) && !(c->principal = strdup(id)))
+		return -ENOMEM;
+	return 0;
+}
+
+static void go_on(struct conn *c, struct endpoint *ep, const struct cfg_listener *l, const struct addr *to)
+{
+	struct worker *w = c->w;
+	const struct cfg_cluster *cl = ep->cluster;
+	const struct metadata_limits lim = { .bytes = w->d->cfg->limits.metadata_bytes, .members = 64 };
+	const struct tls_ctx *us = cl->tls ? tls_of(w, cl->identity) : NULL;
+	struct stage_context ctx = { .principal = us ? tls_ctx_id(us) : NULL };
+	char text[ADDR_STR], trace[TRACEPARENT_LEN + 1], fwd[FORWARDED_MAX];
+	struct header h[CONNECT_SELF_NV + 8];
+	struct err why = { "" };
+	struct connect_in in;
+	struct metadata *md;
+	const char *authority;
+	size_t n = dial_authority(c, text, &authority);
+	int r;
+
+	dial_trace(c, trace);
+	n = connect_headers(worker_self(w, cl->identity), authority, n, &c->src, trace, fwd, h);
+	r = connect_parse(h, n, 0, &in, &why);
+	leave(c, ep);
+	if (r) {
+		conn_end(c, END_BAD_REQUEST, "%s", why.msg);
+		return;
+	}
+	if (us && tls_id_check(tls_of(w, l->identity), tls_ctx_id(us), l->accept_ids, l->n_accept_ids, &why) < 0) {
+		stats_inc(&w->loop.stats, ST_IDENTITY_REFUSED);
+		conn_end(c, END_DENIED, "listener '%s' of this node: %s", l->name, why.msg);
+		return;
+	}
+	md = metadata_build(h, n, &lim, &r);
+	ctx.in = (struct route_input){ .authority = in.authority, .addr = in.to.addr, .port = in.to.port, .headers = h, .n_headers = n, .md = md };
+	ctx.src = in.forwarded.family != AF_UNSPEC ? in.forwarded : *to;
+	ctx.orig_dst = in.to.addr;
+	stats_inc(&w->loop.stats, ST_SHORTCUTS);
+	/* authority lies in text or in c->authority, which remember() may free */
+	r = remember(c, in.authority, ctx.principal);
+	if (r == 0) {
+		ctx.in.authority = (struct slice){ c->authority, strlen(c->authority) };
+		conn_go(c, l, &ctx);
+	} else {
+		conn_end(c, END_MEMORY, "out of memory");
+	}
+	metadata_put(md);
+}
+
+bool short_way(struct conn *c, struct endpoint *ep, const struct addr *to)
+{
+	struct worker *w = c->w;
+	const struct cfg_cluster *cl = c->stages.cluster;
+	const struct cfg_listener *l;
+
+	if (cl->local != LOCAL_SHORT || cl->netns || c->n_via == SHORT_MAX || !w->d->kernel.local || addr_is_loopback(to))
+		return false;
+	l = listener_at(w, to); /* usually none: cheaper than the look at the node's addresses */
+	if (!l || !local_has(w->d->kernel.local, to) || !would_trust(w, cl, l))
+		return false;
+	go_on(c, ep, l, to);
+	return true;
+}

@@ -137,6 +137,7 @@ static void uncount(struct conn *c)
 	stats_gauge(&c->w->loop.stats, SG_CONNECTIONS, -1);
 	for (int i = 0; i < 2; i++)
 		stats_gauge(&c->w->loop.stats, SG_BUFFERED, -(int64_t)c->leg[i].q.len);
+	splice_drop(c);
 	relay_early_drop(c);
 }
 

@@ -65,9 +65,11 @@ struct leg {
 	bool mapped;		 /* sockets: in a sockmap; a short read does not mean that it is empty */
 	bool in_done, out_done;
 	bool answered;		 /* stream, source: 200 was sent; destination: 200 was received */
+	uint8_t bulk;		 /* sockets: large reads of late; splice.c */
 	int fd;
 	uint32_t sid;		 /* stream: its id, also after its end */
 	struct h2_stream s;
+	struct pipe *pipe;	 /* bytes that wait to be written to this leg, in front of q; NULL: none, never empty */
 	struct buf q;		 /* bytes that wait to be written to this leg */
 	struct tunnel_who *who;	 /* stream: the far end */
 	struct metadata *md;	 /* stream: what the far end said */
@@ -168,6 +170,31 @@ void relay_in_done(struct conn *c, int side);
 void relay_batch(struct worker *w);
 void relay_more(struct conn *c);
 void relay_early_drop(struct conn *c);
+
+/* ---- splice.c: bytes that do not come to our memory ---- */
+/** leg_spliceable() - may the socket of leg @side be read and written by splice(2)? */
+bool leg_spliceable(const struct conn *c, int side);
+/** leg_waits() - is anything on its way to this leg that must go first? */
+static inline bool leg_waits(const struct leg *g)
+{
+	return g->pipe || g->q.len;
+}
+/** splice_saw() - so many bytes came from @from in one go: is it bulk? */
+void splice_saw(struct conn *c, struct leg *from, size_t n);
+/** splice_pump() - socket to socket, at most about @max bytes, if it is worthwhile. Return: bytes read. */
+size_t splice_pump(struct conn *c, struct leg *from, size_t max);
+/** splice_flush() - leg.pipe to the socket; only if there is one. Return: 0, or -1 when the connection ended. */
+int splice_flush(struct conn *c, struct leg *to);
+/** splice_drop() - the connection ends: what its pipes hold is lost */
+void splice_drop(struct conn *c);
+/**
+ * splice_pull() - as relay_pull(), but the bytes are in a pipe, which is the caller's then
+ * Return: bytes, or -EAGAIN: relay_pull() may have some.
+ */
+ssize_t splice_pull(struct conn *c, int side, size_t max, struct pipe **ret);
+/** splice_room() - may bytes of the stream at leg @side go straight into a pipe? Then splice_put() takes the pipe with them. */
+bool splice_room(const struct conn *c, int side);
+void splice_put(struct conn *c, int side, struct pipe *p);
 
 /* ---- bypass.c: when a connection is joined, watched, demoted ---- */
 /** bypass_opened() - from now on round trips are counted */

@@ -10,9 +10,8 @@
  * is returned only when bytes have left.
  */
 #include "base/clean.h"
-#include "chain/daemon.h"
+#include "chain/relay_int.h"
 #include "net/sock.h"
-#include <string.h>
 #include <sys/uio.h>
 
 #define PUMP_TURN (256u * 1024u) /* bytes of one connection per event, socket to socket */
@@ -49,36 +48,15 @@ static void idle(struct timer *t, void *arg)
 	conn_end(c, END_IDLE, "no byte for %llu s", (unsigned long long)(ms / 1000));
 }
 
-static struct leg *peer_of(struct conn *c, const struct leg *g)
-{
-	return &c->leg[!g->side];
-}
-
-static void moved(struct conn *c, int from, size_t n)
-{
-	c->bytes[from] += n;
-	if (c->turn != from)
-		bypass_turn(c, from);
-	c->last_ms = c->w->loop.now_ms;
-	report_bytes(c);
-}
-
 static void queued(struct conn *c, int64_t n)
 {
 	stats_gauge(&c->w->loop.stats, SG_BUFFERED, n);
 }
 
-/* credit for bytes that came from a stream and have left (or never will) */
-static void credit(struct leg *from, size_t n)
-{
-	if (from->kind == LEG_STREAM && n)
-		h2_consumed(&from->s, n);
-}
-
 /* all bytes for a socket leg are out and no more will come: FIN */
 static void maybe_fin(struct conn *c, struct leg *to)
 {
-	if (!peer_of(c, to)->in_done || to->q.len || to->out_done || c->state != CONN_OPEN)
+	if (!peer_of(c, to)->in_done || leg_waits(to) || to->out_done || c->state != CONN_OPEN)
 		return;
 	if (to->kind == LEG_STREAM) {
 		h2_resume(&to->s); /* the pull answers with END_STREAM */
@@ -105,11 +83,6 @@ static int queue_add(struct conn *c, struct leg *to, const uint8_t *p, size_t n)
 	return 0;
 }
 
-static void write_failed(struct conn *c, struct leg *to)
-{
-	conn_end(c, to->side == SRC ? END_SRC_RESET : END_DST_RESET, "write: %s", strerror(errno));
-}
-
 /* Return: bytes written, or -1 when the connection ended */
 static ssize_t leg_write(struct conn *c, struct leg *to, const struct iovec *iov, int n)
 {
@@ -126,7 +99,7 @@ static ssize_t leg_write(struct conn *c, struct leg *to, const struct iovec *iov
 		to->writable = false;
 		return 0;
 	}
-	write_failed(c, to);
+	write_failed(c, to, errno);
 	return -1;
 }
 
@@ -134,7 +107,9 @@ static void queue_flush(struct conn *c, struct leg *to)
 {
 	struct leg *from = peer_of(c, to);
 
-	while (to->q.len && to->writable) {
+	if (to->pipe && to->writable && splice_flush(c, to) < 0)
+		return;
+	while (!to->pipe && to->q.len && to->writable) {
 		struct iovec v = { buf_at(&to->q), to->q.len };
 		ssize_t r = leg_write(c, to, &v, 1);
 
@@ -172,7 +147,7 @@ static ssize_t leg_read(struct conn *c, struct leg *from, uint8_t *p, size_t max
 		from->readable = false;
 		return -EAGAIN;
 	}
-	conn_end(c, from->side == SRC ? END_SRC_RESET : END_DST_RESET, "read: %s", strerror(errno));
+	read_failed(c, from, errno);
 	return -ECONNRESET;
 }
 
@@ -180,16 +155,16 @@ static void pump(struct conn *c, struct leg *from)
 {
 	struct leg *to = peer_of(c, from);
 	uint8_t *buf = c->w->loop.scratch.in;
-	size_t done = 0;
+	size_t done = splice_pump(c, from, PUMP_TURN);
 
-	while (c->state == CONN_OPEN && from->readable && !from->in_done && to->writable && !to->q.len && done < PUMP_TURN) {
+	while (c->state == CONN_OPEN && from->readable && !from->in_done && to->writable && !leg_waits(to) && done < PUMP_TURN) {
 		ssize_t n = leg_read(c, from, buf, SCRATCH_PLAIN), w;
 		struct iovec v = { buf, (size_t)n };
 
 		if (n <= 0)
 			break;
 		if (to->out_done) { /* nobody takes bytes any more on that side */
-			conn_end(c, to->side == SRC ? END_SRC_RESET : END_DST_RESET, "bytes for a side that has ended");
+			not_taken(c, to);
 			return;
 		}
 		w = leg_write(c, to, &v, 1);
@@ -205,9 +180,11 @@ static void pump(struct conn *c, struct leg *from)
 	}
 	if (c->state != CONN_OPEN)
 		return;
+	if (done)
+		splice_saw(c, from, done);
 	if (from->in_done)
 		maybe_fin(c, to);
-	else if (from->readable && to->writable && !to->q.len)
+	else if (from->readable && to->writable && !leg_waits(to))
 		loop_defer(&c->w->loop, &c->task);
 }
 
@@ -268,6 +245,7 @@ ssize_t relay_pull(struct conn *c, int side, uint8_t *dst, size_t max, bool *ret
 		if (n > 0) {
 			if (early_keep(c, dst, (size_t)n) < 0)
 				return -EAGAIN;
+			splice_saw(c, from, (size_t)n);
 			moved(c, from->side, (size_t)n);
 			return n;
 		}
@@ -292,16 +270,21 @@ void relay_data(struct conn *c, int side, const uint8_t *p, size_t n)
 
 	if (!n)
 		return;
+	if (!p) { /* they are in the leg's pipe: splice_put() */
+		if (c->state == CONN_OPEN && to->pipe)
+			queue_flush(c, to);
+		return;
+	}
 	if (c->state == CONN_CLOSED || to->out_done) {
 		credit(from, n);
 		if (c->state != CONN_CLOSED)
-			conn_end(c, to->side == SRC ? END_SRC_RESET : END_DST_RESET, "bytes for a side that has ended");
+			not_taken(c, to);
 		return;
 	}
-	if (c->state == CONN_OPEN && to->kind == LEG_SOCK && to->writable && !to->q.len) {
+	if (c->state == CONN_OPEN && to->kind == LEG_SOCK && to->writable && !leg_waits(to)) {
 		if (w->n_chunks == CHUNKS)
 			relay_batch(w);
-		if (c->state == CONN_CLOSED || to->q.len)
+		if (c->state == CONN_CLOSED || leg_waits(to))
 			goto queue;
 		k = &w->chunks[w->n_chunks];
 		*k = (struct chunk){ .p = p, .n = (uint32_t)n, .next = CHUNK_NONE };
@@ -343,7 +326,7 @@ static void batch_conn(struct conn *c)
 			v[n] = (struct iovec){ (void *)(uintptr_t)w->chunks[i].p, w->chunks[i].n };
 			total += w->chunks[i].n;
 		}
-		r = to->writable && !to->q.len ? leg_write(c, to, v, n) : 0;
+		r = to->writable && !leg_waits(to) ? leg_write(c, to, v, n) : 0;
 		if (r < 0)
 			return;
 		moved(c, from->side, (size_t)r);

@@ -4,6 +4,7 @@
 #include "base/clean.h"
 #include "base/log.h"
 #include "chain/daemon.h"
+#include "net/sock.h"
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -106,6 +107,7 @@ int worker_init(struct worker *w, struct daemon *d, uint32_t index)
 	r = loop_init(&w->loop, index, cfg, w, dispatch);
 	if (r < 0)
 		return r;
+	w->loop.pipes.scarce = sock_scarce;
 	slab_init(&w->conns, sizeof(struct conn), cfg->limits.max_connections);
 	tunnels_init(&w->tunnels, &w->loop, (uint32_t)min_u64(tunnels, 1u << 20), &accept_hooks, w, d->tls);
 	r = series_init(&w->series);

@@ -45,6 +45,7 @@ int loop_init(struct loop *l, uint32_t worker, const struct config *cfg, void *o
 	clock_read(l);
 	clock_offset(l);
 	timers_init(&l->timers, l->now_ms);
+	pipes_init(&l->pipes);
 	if (getrandom(l->rnd, sizeof(l->rnd), 0) != sizeof(l->rnd))
 		l->rnd[0] = l->now_us + worker + 1;
 	r = ring_init(&l->inbox, 256);
@@ -78,6 +79,7 @@ void loop_finish(struct loop *l)
 	if (l->wakefd >= 0)
 		close(l->wakefd);
 	l->epfd = l->wakefd = -1;
+	pipes_finish(l);
 	free(TAKE(l->scratch.in));
 	free(TAKE(l->scratch.plain));
 	free(TAKE(l->scratch.out));

@@ -12,6 +12,7 @@
 #include "base/ring.h"
 #include "base/stats.h"
 #include "base/timer.h"
+#include "loop/pipe.h"
 #include "model/config.h"
 #include <stdbool.h>
 #include <stdint.h>
@@ -74,6 +75,7 @@ struct loop {
 	uint32_t n_tasks;
 	struct ring inbox;	  /* orders: main thread -> worker */
 	struct scratch scratch;
+	struct pipes pipes;
 	uint64_t rnd[4];	  /* xoshiro256**; never for keys */
 	void *owner;
 	void (*dispatch)(void *owner, union ev_ref ref, uint32_t events);

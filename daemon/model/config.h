@@ -10,6 +10,7 @@
 #include <stdint.h>
 
 #define CFG_CHAIN_MAX 16 /* listeners that one connection may pass */
+#define CFG_SPLICE_ABOVE 16384u /* default of kernel.splice_above */
 
 struct cfg_listener;
 struct cfg_cluster;
@@ -225,7 +226,7 @@ struct cfg_bypass {
 struct cfg_kernel {
 	struct cfg_bypass bypass;
 	enum cfg_switch splice;	   /* default auto */
-	uint32_t splice_above;	   /* bytes that one direction moved in one go before splice takes over; default: measured, docs/PERFORMANCE.md */
+	uint32_t splice_above;	   /* bytes that one direction moved in one go before splice takes over; 0: CFG_SPLICE_ABOVE, the default */
 	enum cfg_switch ktls;	   /* default auto */
 	const char *pin;	   /* bpffs folder; default /sys/fs/bpf/adit; NULL ("none"): nothing outlives the process */
 	const char *cgroup;	   /* where programs are attached: path below the cgroup2 mount; default "/" */

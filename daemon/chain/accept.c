@@ -524,6 +524,33 @@ static void on_batch(void *owner)
 	relay_batch(owner);
 }
 
+static ssize_t on_pull_pipe(void *owner, struct h2_stream *s, size_t max, struct pipe **ret)
+{
+	int side;
+	struct conn *c = stream_conn(s, &side);
+
+	(void)owner;
+	return splice_pull(c, side, max, ret);
+}
+
+static bool on_room(void *owner, struct h2_stream *s)
+{
+	int side;
+	struct conn *c = stream_conn(s, &side);
+
+	(void)owner;
+	return splice_room(c, side);
+}
+
+static void on_put(void *owner, struct h2_stream *s, struct pipe *p)
+{
+	int side;
+	struct conn *c = stream_conn(s, &side);
+
+	(void)owner;
+	splice_put(c, side, p);
+}
+
 const struct tunnel_hooks accept_hooks = {
 	.request = on_request,
 	.response = on_response,
@@ -531,5 +558,8 @@ const struct tunnel_hooks accept_hooks = {
 	.end = on_end,
 	.closed = on_closed,
 	.pull = on_pull,
+	.pull_pipe = on_pull_pipe,
+	.room = on_room,
+	.put = on_put,
 	.batch = on_batch,
 };

@@ -186,7 +186,7 @@ static void conn_fill(const struct conn *c, struct conn_row *r)
 	r->stream_out = d->sid;
 	r->bytes_sent = c->bytes[SRC];
 	r->bytes_recv = c->bytes[DST];
-	r->buffered = (uint64_t)s->q.len + d->q.len + c->early_data.len;
+	r->buffered = (uint64_t)s->q.len + d->q.len + c->early_data.len + (s->pipe ? s->pipe->len : 0) + (d->pipe ? d->pipe->len : 0);
 	r->age_us = l->now_us - c->start_us;
 	r->idle_us = (l->now_ms - c->last_ms) * 1000u;
 	r->mismatch = c->mismatch;
@@ -227,7 +227,7 @@ static void tunnel_fill(const struct tunnel *t, struct tunnel_row *r)
 	r->idle_us = t->idle_ms ? (l->now_ms - t->idle_ms) * 1000u : 0;
 	r->rx_bytes = t->rec.rx_bytes;
 	r->tx_bytes = t->rec.tx_bytes;
-	r->tx_queued = t->rec.pend.len;
+	r->tx_queued = t->rec.pend.len + (t->rec.out ? t->rec.out->len : 0);
 	r->cert_expires = t->who->tls.not_after;
 	if (!t->h2.ng)
 		return;

@@ -215,6 +215,10 @@ static int on_data(nghttp2_session *ng, uint8_t flags, int32_t id, const uint8_t
 		return 0;
 	}
 	h2_window_received(h, n);
+	if (h->spliced) {
+		h->spliced -= n;
+		p = NULL;
+	}
 	h->ops->data(h->owner, s, p, n);
 	return 0;
 }
@@ -273,6 +277,96 @@ void h2_input_callbacks(nghttp2_session_callbacks *c)
 	nghttp2_session_callbacks_set_on_invalid_frame_recv_callback(c, on_invalid);
 }
 
+/* ---- where in the sequence of frames we are, for those who read the payload themselves ---- */
+
+#define PREFACE 24u /* the client's, RFC 9113 3.4 */
+#define RUN_MIN (256u * 1024u) /* so many bytes of one stream in large frames: the next is expected to be such, too */
+
+void h2_input_init(struct h2 *h)
+{
+	if (!h->server)
+		return;
+	h->head_n = sizeof(h->head);
+	h->head[3] = UINT8_MAX; /* no frame type */
+	h->left = PREFACE;
+}
+
+static size_t large(const struct h2 *h)
+{
+	uint32_t above = h->loop->cfg->kernel.splice_above;
+
+	return above ? above : CFG_SPLICE_ABOVE;
+}
+
+static int32_t head_id(const struct h2 *h)
+{
+	return (h->head[5] & 0x7f) << 24 | h->head[6] << 16 | h->head[7] << 8 | h->head[8];
+}
+
+static void frame_begins(struct h2 *h)
+{
+	int32_t id = head_id(h);
+
+	h->left = (uint32_t)h->head[0] << 16 | (uint32_t)h->head[1] << 8 | h->head[2];
+	if (h->head[3] != NGHTTP2_DATA)
+		return;
+	if (h->left < large(h) || (h->head[4] & NGHTTP2_FLAG_PADDED)) {
+		h->run = 0;
+		return;
+	}
+	h->run = (uint32_t)min_u64(id == h->run_id ? h->run + h->left : h->left, RUN_MIN);
+	h->run_id = id;
+}
+
+static void track(struct h2 *h, const uint8_t *p, size_t n)
+{
+	while (n) {
+		size_t k = min_u64(n, h->left);
+
+		if (h->left) {
+			h->left -= (uint32_t)k;
+		} else {
+			if (h->head_n == sizeof(h->head))
+				h->head_n = 0;
+			k = min_u64(n, sizeof(h->head) - h->head_n);
+			memcpy(h->head + h->head_n, p, k);
+			h->head_n += (uint8_t)k;
+			if (h->head_n == sizeof(h->head))
+				frame_begins(h);
+		}
+		p += k;
+		n -= k;
+	}
+}
+
+size_t h2_payload(const struct h2 *h, struct h2_stream **ret)
+{
+	if (h->dead || h->run < RUN_MIN || h->left < large(h) || h->head[3] != NGHTTP2_DATA)
+		return 0;
+	*ret = nghttp2_session_get_stream_user_data(h->ng, h->run_id);
+	return *ret ? h->left : 0;
+}
+
+size_t h2_header(const struct h2 *h)
+{
+	return h->dead || h->run < RUN_MIN || h->left ? 0 : sizeof(h->head) - h->head_n % sizeof(h->head);
+}
+
+int h2_spliced(struct h2 *h, struct h2_stream *s, size_t n)
+{
+	static uint8_t nothing[H2_SPLICE_MAX]; /* never looked at: nghttp2 counts payload and hands it on, on_data() drops it */
+	int r;
+
+	h->spliced = n;
+	r = h2_input(h, nothing, n);
+	if (h->spliced && s->id) { /* the peer broke a rule: the stream is about to be reset, or the session to end */
+		h2_reset(s, NGHTTP2_PROTOCOL_ERROR);
+		h->ops->closed(h->owner, s, NGHTTP2_PROTOCOL_ERROR, false);
+	}
+	h->spliced = 0;
+	return r;
+}
+
 int h2_input(void *h2, const uint8_t *p, size_t n)
 {
 	struct h2 *h = h2;
@@ -280,6 +374,7 @@ int h2_input(void *h2, const uint8_t *p, size_t n)
 
 	if (h->dead)
 		return 0; /* not read any more; the GOAWAY is on its way */
+	track(h, p, n);
 	r = nghttp2_session_mem_recv(h->ng, p, n);
 	if (nghttp2_session_want_write(h->ng))
 		h->ops->dirty(h->owner);

@@ -32,14 +32,18 @@ static ssize_t source_read(nghttp2_session *ng, int32_t id, uint8_t *buf, size_t
 	ssize_t n;
 
 	(void)buf, (void)src;
-	if (room < FRAME_HDR + min_u64(len, PULL_MIN)) {
+	if (h->pipe)
+		return NGHTTP2_ERR_CALLBACK_FAILURE; /* its header must have come before */
+	if (room < FRAME_HDR + min_u64(len, PULL_MIN) || h->piped >= FLUSH_TURN || h->ops->blocked(h->owner)) {
 		h->paused = true;
 		return NGHTTP2_ERR_PAUSE;
 	}
 	if (!s)
 		return NGHTTP2_ERR_DEFERRED; /* forgotten; RST_STREAM is on its way */
 	max = min_u64(len, room - FRAME_HDR);
-	n = h->ops->pull(h->owner, s, h->loop->scratch.plain + h->off + FRAME_HDR, max, &eof);
+	n = h->ops->pull_pipe ? h->ops->pull_pipe(h->owner, s, len, &h->pipe) : -EAGAIN;
+	if (n < 0 && s->id)
+		n = h->ops->pull(h->owner, s, h->loop->scratch.plain + h->off + FRAME_HDR, max, &eof);
 	if (n < 0)
 		return NGHTTP2_ERR_DEFERRED;
 	if ((size_t)n >= FRAME_MANY && h->bulk_last != id) {
@@ -59,8 +63,15 @@ static int source_send(nghttp2_session *ng, nghttp2_frame *frame, const uint8_t 
 
 	(void)ng, (void)frame, (void)src;
 	memcpy(h->loop->scratch.plain + h->off, framehd, FRAME_HDR);
-	h->off += FRAME_HDR + (uint32_t)length;
-	return 0;
+	h->off += FRAME_HDR;
+	if (!h->pipe) {
+		h->off += (uint32_t)length;
+		return 0;
+	}
+	h->piped += (uint32_t)length;
+	h->error = h->ops->write_pipe(h->owner, h->off, TAKE(h->pipe));
+	h->off = 0;
+	return h->error < 0 ? NGHTTP2_ERR_CALLBACK_FAILURE : 0;
 }
 
 static const nghttp2_data_provider source = { .read_callback = source_read };
@@ -119,6 +130,7 @@ int h2_init(struct h2 *h, struct loop *l, bool server, uint32_t max_streams, con
 	h->window = (uint32_t)min_u64(H2_WINDOW_START, lim->connection_window);
 	h->t0_ms = (uint32_t)l->now_ms;
 	h->settings_out = 1;
+	h2_input_init(h);
 	r = session_new(h, server);
 	if (r < 0)
 		return r;
@@ -140,6 +152,11 @@ int h2_init(struct h2 *h, struct loop *l, bool server, uint32_t max_streams, con
 void h2_finish(struct h2 *h)
 {
 	h2_headers_drop(h);
+	if (h->loop) {
+		pipe_put(h->loop, TAKE(h->pipe));
+		stats_gauge(&h->loop->stats, SG_BUFFERED, -(int64_t)h->behind.len);
+	}
+	buf_finish(&h->behind);
 	if (h->ng)
 		nghttp2_session_del(h->ng);
 	h->ng = NULL;
@@ -182,6 +199,28 @@ static int write_out(struct h2 *h)
 	return r;
 }
 
+/* a payload by pipe has filled the socket, and nghttp2 had one more frame, a control frame, in the same call */
+static int behind_keep(struct h2 *h)
+{
+	if (buf_append(&h->behind, h->loop->scratch.plain, h->off) < 0)
+		return -ENOMEM;
+	stats_gauge(&h->loop->stats, SG_BUFFERED, h->off);
+	h->off = 0;
+	return 0;
+}
+
+static void behind_first(struct h2 *h)
+{
+	size_t n = h->behind.len;
+
+	if (!n || h->ops->blocked(h->owner))
+		return;
+	memcpy(h->loop->scratch.plain, buf_at(&h->behind), n);
+	h->off = (uint32_t)n;
+	stats_gauge(&h->loop->stats, SG_BUFFERED, -(int64_t)n);
+	buf_take(&h->behind, n);
+}
+
 int h2_flush(struct h2 *h)
 {
 	size_t sent = 0;
@@ -189,12 +228,14 @@ int h2_flush(struct h2 *h)
 
 	h->bulk_now = 0;
 	h->bulk_last = 0;
+	h->piped = 0;
+	behind_first(h);
 	while (!h->ops->blocked(h->owner)) {
 		const uint8_t *p;
 		ssize_t n = nghttp2_session_mem_send(h->ng, &p);
 
 		if (n < 0)
-			return n == NGHTTP2_ERR_NOMEM ? -ENOMEM : -EPROTO;
+			return h->error < 0 ? h->error : n == NGHTTP2_ERR_NOMEM ? -ENOMEM : -EPROTO;
 		if (n > 0) {
 			/* a client's preface comes in one piece with nothing else, so p is one whole frame or the preface */
 			if (h->off + (size_t)n > SCRATCH_PLAIN) {
@@ -214,13 +255,13 @@ int h2_flush(struct h2 *h)
 		r = write_out(h);
 		if (r < 0)
 			return r;
-		if (sent >= FLUSH_TURN) {
+		if (sent + h->piped >= FLUSH_TURN) {
 			r = 1;
 			break;
 		}
 	}
 	if (h->off) {
-		int e = write_out(h);
+		int e = h->ops->blocked(h->owner) ? behind_keep(h) : write_out(h);
 
 		if (e < 0)
 			return e;

@@ -4,12 +4,15 @@
  *   - out: DATA is pulled from its source straight into the worker's plaintext buffer (nghttp2's NO_COPY path), only while
  *     the socket takes bytes; one flush per loop turn, frames and records filled.
  *   - in:  DATA is handed on as pointers into the worker's input buffer.
+ *   - payload that is large and belongs to one stream may pass by: out by a pipe behind the frame's header, in by a pipe of the owner's,
+ *     of which this file learns no more than the length.
  *   - credit: a stream's window is given back only for bytes that left (h2_consumed()); the connection's at once, so one stuck
  *     stream never stops another. When memory is short the windows of all streams are shrunk.
  *   - limits: rates of control frames per second (interop C1.6), header list, concurrent streams.
  * Worker thread only. Sources: RFC 9113, nghttp2 1.52 programmers' guide.
  */
 #pragma once
+#include "base/buf.h"
 #include "codec/codec_types.h"
 #include "loop/loop.h"
 #include <nghttp2/nghttp2.h>
@@ -31,12 +34,15 @@ struct h2_ops {
 	/* server: a request's headers; the owner calls h2_accept() or h2_refuse() before it returns */
 	void (*request)(void *owner, int32_t id, const struct header *h, size_t n, unsigned flags);
 	void (*response)(void *owner, struct h2_stream *s, const struct header *h, size_t n, unsigned flags);
+	/* @p NULL: they are where h2_spliced()'s caller has put them */
 	void (*data)(void *owner, struct h2_stream *s, const uint8_t *p, size_t n);
 	void (*end)(void *owner, struct h2_stream *s); /* END_STREAM; all data was given */
 	/* the stream is gone; @s->id is 0 already. @by_peer: RST_STREAM or GOAWAY from the peer */
 	void (*closed)(void *owner, struct h2_stream *s, uint32_t code, bool by_peer);
 	/* fill @dst with at most @max bytes; Return: n, 0 with *ret_eof, -EAGAIN (h2_resume() later) */
 	ssize_t (*pull)(void *owner, struct h2_stream *s, uint8_t *dst, size_t max, bool *ret_eof);
+	/* as pull, into a pipe that is the session's then; Return: n, or -EAGAIN: pull() may have some. NULL: never */
+	ssize_t (*pull_pipe)(void *owner, struct h2_stream *s, size_t max, struct pipe **ret);
 	void (*settings)(void *owner);	/* the peer's SETTINGS arrived */
 	void (*goaway)(void *owner, uint32_t code);
 	void (*pong)(void *owner, uint64_t sent_us, bool fence);
@@ -44,12 +50,15 @@ struct h2_ops {
 	void (*hostile)(void *owner, const char *why); /* NULL: it broke the protocol itself, not a limit of ours */
 	/* the first @n bytes of scratch.plain go out; only while !blocked(). Return: 0 or -errno */
 	int (*write)(void *owner, size_t n);
+	/* the first @n bytes of scratch.plain, then what is in @p, which the owner takes. NULL if pull_pipe is */
+	int (*write_pipe)(void *owner, size_t n, struct pipe *p);
 	bool (*blocked)(void *owner); /* earlier output still waits for the socket */
 	uint32_t (*rtt_us)(void *owner);
 };
 
 enum h2_rate { HR_RST, HR_PING, HR_SETTINGS, HR_EMPTY_DATA, HR_WINDOW_UPDATE, HR_GLITCH, HR_RATES };
 
+#define H2_HEAD 9u /* bytes of a frame's header */
 struct h2_headers; /* the header block being received */
 
 struct h2 {
@@ -66,6 +75,16 @@ struct h2 {
 	uint32_t max_streams; /* server: what we allow */
 	uint32_t streams;     /* open now */
 	uint32_t off;	     /* bytes of scratch.plain filled by the running flush */
+	uint32_t piped;	     /* bytes that it sent by pipes */
+	struct pipe *pipe;   /* payload of the frame whose header comes next */
+	int error;	     /* of write_pipe */
+	struct buf behind;   /* a frame that came behind a pipe which filled the socket */
+	uint8_t head[H2_HEAD]; /* of the frame being received */
+	uint8_t head_n;	     /* bytes of it that are here */
+	uint32_t left;	     /* bytes of its payload that are not */
+	int32_t run_id;	     /* the stream of the last DATA frames, all large */
+	uint32_t run;	     /* bytes of payload in them */
+	size_t spliced;	     /* bytes that h2_spliced() has told and nghttp2 has not seen */
 	uint32_t bulk, bulk_now; /* streams that filled a whole frame in the last / this flush */
 	int32_t bulk_last;
 	uint32_t rtt_us, rtt_at_ms;
@@ -93,6 +112,20 @@ void h2_finish(struct h2 *h); /* streams get no more callbacks; accepts zeroed m
 
 /** h2_input() - plaintext in. Return: 0, or -EPROTO when the session must end (flush, then close). */
 int h2_input(void *h2, const uint8_t *p, size_t n);
+/**
+ * h2_payload() - may what comes next be spliced: the rest of a large DATA frame of a stream that has had nothing else of late?
+ * Return: that many bytes, and the stream; 0: no, give it to h2_input()
+ */
+size_t h2_payload(const struct h2 *h, struct h2_stream **ret);
+/** h2_header() - bytes to read, no more, to know whether h2_payload() comes next; 0: it is not to be expected */
+size_t h2_header(const struct h2 *h);
+/**
+ * h2_spliced() - @n <= H2_SPLICE_MAX bytes, of what h2_payload() said, were received without coming here
+ * They are counted as if they had come by h2_input(): data() is called with NULL. A stream that does not take them is closed: closed().
+ * Return: as h2_input()
+ */
+int h2_spliced(struct h2 *h, struct h2_stream *s, size_t n);
+#define H2_SPLICE_MAX (256u * 1024u)
 /** h2_flush() - everything that may go out now. Return: 0, 1 (more to send: call again next turn), or -errno. */
 int h2_flush(struct h2 *h);
 /** h2_over() - nothing to read and nothing to write any more: close the socket */

@@ -7,6 +7,7 @@
 #define H2_PING_FENCE (1ull << 63)
 
 void h2_input_callbacks(nghttp2_session_callbacks *c);
+void h2_input_init(struct h2 *h);
 /** h2_hostile() - GOAWAY with @code, nothing is read any more; @why: which limit, for people */
 void h2_hostile(struct h2 *h, uint32_t code, const char *why);
 void h2_headers_drop(struct h2 *h);

@@ -15,8 +15,7 @@
 #include <wolfssl/ssl.h>
 
 #include "base/clean.h"
-#include "tls/ktls.h"
-#include "tls/record.h"
+#include "tls/record_int.h"
 #include "tls/seal.h"
 #include <errno.h>
 #include <poll.h>
@@ -233,7 +232,7 @@ int rec_handshake(struct rec *r, const char *const *ids, uint32_t n_ids, struct 
 	return ret;
 }
 
-static void sent(struct rec *r, size_t n)
+void rec_sent(struct rec *r, size_t n)
 {
 	r->tx_bytes += n;
 	stats_add(&r->loop->stats, ST_TUNNEL_TX_BYTES, n);
@@ -241,26 +240,28 @@ static void sent(struct rec *r, size_t n)
 		ktls_moved(r, true, n);
 }
 
-/* Return: bytes that the socket took, or -errno */
-static ssize_t send_now(struct rec *r, const uint8_t *p, size_t n)
+int rec_send_failed(const struct rec *r, int e)
 {
-	ssize_t w = send(r->fd, p, n, MSG_DONTWAIT | MSG_NOSIGNAL);
-	int e = errno;
-
-	stats_inc(&r->loop->stats, ST_SYS_SEND);
-	if (w >= 0) {
-		sent(r, (size_t)w);
-		return w;
-	}
-	if (e == EAGAIN || e == EINTR)
-		return 0;
 	/* the kernel's TLS reports one error for a connection that broke and for a bad record that has come in */
 	return r->tx == REC_KTLS && (e == EINVAL || e == EMSGSIZE) ? -EBADMSG : -e;
 }
 
-static int send_some(struct rec *r, const uint8_t *p, size_t n)
+ssize_t rec_send(struct rec *r, const uint8_t *p, size_t n, int flags)
 {
-	ssize_t w = r->writable ? send_now(r, p, n) : 0;
+	ssize_t w = send(r->fd, p, n, MSG_DONTWAIT | MSG_NOSIGNAL | flags);
+	int e = errno;
+
+	stats_inc(&r->loop->stats, ST_SYS_SEND);
+	if (w >= 0) {
+		rec_sent(r, (size_t)w);
+		return w;
+	}
+	return e == EAGAIN || e == EINTR ? 0 : rec_send_failed(r, e);
+}
+
+int rec_queue(struct rec *r, const uint8_t *p, size_t n, int flags)
+{
+	ssize_t w = r->writable ? rec_send(r, p, n, flags) : 0;
 
 	if (w < 0)
 		return (int)w;
@@ -279,7 +280,7 @@ int rec_write(struct rec *r, size_t n)
 	size_t off = 0, len = 0, records = 0;
 
 	if (r->tx != REC_USER)
-		return n ? send_some(r, p, n) : 0;
+		return n ? rec_queue(r, p, n, 0) : 0;
 	while (off < n) {
 		size_t take = min_u64(n - off, RECORD_PLAIN);
 		ssize_t s = seal(r->keys, TYPE_DATA, p + off, take, out + len);
@@ -291,13 +292,13 @@ int rec_write(struct rec *r, size_t n)
 		records++;
 	}
 	stats_add(&r->loop->stats, ST_RECORDS_TX, records);
-	return len ? send_some(r, out, len) : 0;
+	return len ? rec_queue(r, out, len, 0) : 0;
 }
 
 int rec_flush(struct rec *r)
 {
 	while (r->pend.len && r->writable) {
-		ssize_t w = send_now(r, buf_at(&r->pend), r->pend.len);
+		ssize_t w = rec_send(r, buf_at(&r->pend), r->pend.len, r->out ? MSG_MORE : 0);
 
 		if (w < 0)
 			return (int)w;
@@ -308,7 +309,7 @@ int rec_flush(struct rec *r)
 		stats_gauge(&r->loop->stats, SG_BUFFERED, -w);
 		buf_take(&r->pend, (size_t)w);
 	}
-	return r->pend.len ? -EAGAIN : 0;
+	return r->pend.len ? -EAGAIN : rec_flush_pipe(r);
 }
 
 /* a peer is told at the end what it did wrong */
@@ -361,7 +362,7 @@ static int key_update(struct rec *r, const uint8_t *p, size_t n, struct err *ret
 		stats_gauge(&r->loop->stats, SG_BUFFERED, s);
 		return 0;
 	}
-	return send_some(r, out, (size_t)s);
+	return rec_queue(r, out, (size_t)s, 0);
 }
 
 static int control(struct rec *r, uint8_t type, const uint8_t *p, size_t n, struct err *reterr)
@@ -420,7 +421,7 @@ static int records(struct rec *r, uint8_t *p, size_t n, size_t *ret_used, rec_si
 	return e;
 }
 
-static void received(struct rec *r, size_t n)
+void rec_received(struct rec *r, size_t n)
 {
 	r->rx_bytes += n;
 	stats_add(&r->loop->stats, ST_TUNNEL_RX_BYTES, n);
@@ -465,7 +466,7 @@ static ssize_t read_kernel(struct rec *r, rec_sink sink, void *arg, struct err *
 			return kernel_failed(r, (int)n, reterr);
 		if (n == 0 && !type)
 			return err_set(reterr, -ECONNABORTED, truncated);
-		received(r, (size_t)n);
+		rec_received(r, (size_t)n);
 		ktls_moved(r, false, (size_t)n);
 		if (type == TYPE_DATA && n > 0) {
 			if (n == SCRATCH_IN)
@@ -511,7 +512,7 @@ ssize_t rec_read(struct rec *r, rec_sink sink, void *arg, struct err *reterr)
 		return r->rx == REC_PLAIN ? 0 : err_set(reterr, -ECONNABORTED, "connection ended without close_notify");
 	if ((size_t)n < room && !r->hup)
 		r->readable = false; /* an edge follows when more comes */
-	received(r, (size_t)n);
+	rec_received(r, (size_t)n);
 	if (r->rx == REC_PLAIN) {
 		e = sink(arg, in, (size_t)n);
 		return e < 0 ? e : n;
@@ -542,7 +543,7 @@ void rec_close(struct rec *r, bool orderly)
 {
 	if (r->fd < 0 || !r->loop)
 		return;
-	if (r->tx != REC_PLAIN && !r->ssl && !r->pend.len) {
+	if (r->tx != REC_PLAIN && !r->ssl && !rec_blocked(r)) {
 		if (r->alert)
 			send_alert(r, ALERT_FATAL, r->alert);
 		else if (orderly)
@@ -558,6 +559,7 @@ void rec_close(struct rec *r, bool orderly)
 	keys_drop(r);
 	buf_finish(&r->part);
 	buf_finish(&r->pend);
+	pipe_put(r->loop, TAKE(r->out));
 	close(r->fd);
 	r->fd = -1;
 }

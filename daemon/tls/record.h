@@ -48,6 +48,7 @@ struct rec {
 	struct rec_keys *keys;	 /* NULL: no direction is `user` */
 	struct buf part;	 /* user: received, not yet a whole record */
 	struct buf pend;	 /* not yet taken by the socket: sealed (user) or as it is (plain, ktls) */
+	struct pipe *out;	 /* payload behind pend; NULL: none. payload.c */
 	struct rec_count rx_count, tx_count; /* ktls */
 	uint64_t rx_bytes, tx_bytes; /* on the socket; ktls: payload */
 };
@@ -72,8 +73,21 @@ int rec_write(struct rec *r, size_t n);
 int rec_flush(struct rec *r);
 static inline bool rec_blocked(const struct rec *r)
 {
-	return r->pend.len != 0;
+	return r->pend.len || r->out;
 }
+
+/* ---- payload.c: bytes that go between the socket and a pipe ---- */
+bool rec_can_splice_tx(const struct rec *r);
+bool rec_can_splice_rx(const struct rec *r);
+/** rec_splice_out() - the first @n bytes of scratch.plain, then what is in @p, which is taken; only when !rec_blocked(). Return: 0 or -errno. */
+int rec_splice_out(struct rec *r, size_t n, struct pipe *p);
+/**
+ * rec_read_some() - plaintext, @n bytes at most and no byte more
+ * Return: bytes, -EAGAIN, -ENOMSG: something else than data is next, rec_read() it; plain: 0 at the end, -errno
+ */
+ssize_t rec_read_some(struct rec *r, uint8_t *p, size_t n);
+/** rec_splice_in() - the same, into an empty pipe */
+ssize_t rec_splice_in(struct rec *r, struct pipe *p, size_t n);
 /** rec_drained() - all that was written survives rec_close(); otherwise an EPOLLOUT edge follows. For a tunnel that wants to end. */
 bool rec_drained(struct rec *r);
 /** rec_worn() - so many records were sealed with one key that the tunnel must be replaced (RFC 8446 section 5.5) */

@@ -2,10 +2,13 @@
  * What a tunnel's HTTP/2 session reports and asks for: streams go on to the hooks, the rest is the tunnel's own business.
  * Called from within the session: nothing is freed here.
  */
+#include "base/clean.h"
 #include "base/log.h"
 #include "net/sock.h"
 #include "tunnel/pool.h"
 #include "tunnel/tunnel_int.h"
+
+#define PAYLOAD_TURN (256u * 1024u) /* bytes per tunnel and turn that do not come to our memory */
 
 static void on_request(void *owner, int32_t id, const struct header *h, size_t n, unsigned flags)
 {
@@ -49,6 +52,13 @@ static ssize_t on_pull(void *owner, struct h2_stream *s, uint8_t *dst, size_t ma
 	struct tunnel *t = owner;
 
 	return t->all->hooks->pull(t->all->owner, s, dst, max, ret_eof);
+}
+
+static ssize_t on_pull_pipe(void *owner, struct h2_stream *s, size_t max, struct pipe **ret)
+{
+	struct tunnel *t = owner;
+
+	return t->all->hooks->pull_pipe && rec_can_splice_tx(&t->rec) ? t->all->hooks->pull_pipe(t->all->owner, s, max, ret) : -EAGAIN;
 }
 
 static void on_settings(void *owner)
@@ -114,6 +124,13 @@ static int out_write(void *owner, size_t n)
 	return rec_write(&t->rec, n);
 }
 
+static int out_write_pipe(void *owner, size_t n, struct pipe *p)
+{
+	struct tunnel *t = owner;
+
+	return rec_splice_out(&t->rec, n, p);
+}
+
 static bool out_blocked(void *owner)
 {
 	const struct tunnel *t = owner;
@@ -128,6 +145,45 @@ static uint32_t out_rtt_us(void *owner)
 	return sock_rtt_us(t->rec.fd);
 }
 
+/*
+ * Large DATA frames of one stream, one behind the other: each header is read by itself, each payload goes into a pipe, and the session only
+ * learns how much it was. Whatever else comes is given to rec_read().
+ */
+ssize_t tunnel_read_payload(struct tunnel *t)
+{
+	const struct tunnel_hooks *hooks = t->all->hooks;
+	uint8_t head[H2_HEAD];
+	size_t done = 0;
+
+	while (t->rec.readable && done < PAYLOAD_TURN && rec_can_splice_rx(&t->rec)) {
+		struct h2_stream *s;
+		size_t n = h2_payload(&t->h2, &s), want = n ? 0 : h2_header(&t->h2);
+		struct pipe *p = NULL;
+		ssize_t r;
+		int e;
+
+		if (n && hooks->room && hooks->room(t->all->owner, s))
+			p = pipe_get(t->l);
+		if (!p && !want)
+			return -ENOMSG;
+		r = p ? rec_splice_in(&t->rec, p, min_u64(n, H2_SPLICE_MAX)) : rec_read_some(&t->rec, head, want);
+		if (r <= 0) {
+			pipe_put(t->l, p);
+			return r;
+		}
+		done += (size_t)r;
+		if (p) {
+			hooks->put(t->all->owner, s, p);
+			e = h2_spliced(&t->h2, s, (size_t)r);
+		} else {
+			e = h2_input(&t->h2, head, (size_t)r);
+		}
+		if (e < 0)
+			return e;
+	}
+	return done ? (ssize_t)done : -ENOMSG;
+}
+
 const struct h2_ops tunnel_ops = {
 	.request = on_request,
 	.response = on_response,
@@ -135,12 +191,14 @@ const struct h2_ops tunnel_ops = {
 	.end = on_end,
 	.closed = on_closed,
 	.pull = on_pull,
+	.pull_pipe = on_pull_pipe,
 	.settings = on_settings,
 	.goaway = on_goaway,
 	.pong = on_pong,
 	.dirty = on_dirty,
 	.hostile = on_hostile,
 	.write = out_write,
+	.write_pipe = out_write_pipe,
 	.blocked = out_blocked,
 	.rtt_us = out_rtt_us,
 };

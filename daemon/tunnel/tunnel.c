@@ -314,8 +314,10 @@ static void connected(struct tunnel *t)
 static void read_once(struct tunnel *t)
 {
 	struct err e = { "" };
-	ssize_t n = rec_read(&t->rec, h2_input, &t->h2, &e);
+	ssize_t n = tunnel_read_payload(t);
 
+	if (n == -ENOMSG)
+		n = rec_read(&t->rec, h2_input, &t->h2, &e);
 	t->all->hooks->batch(t->all->owner);
 	if (n > 0 || n == -EAGAIN || t->h2.dead)
 		return;

@@ -42,6 +42,13 @@ struct tunnel_hooks {
 	void (*end)(void *owner, struct h2_stream *s);
 	void (*closed)(void *owner, struct h2_stream *s, uint32_t code, bool by_peer);
 	ssize_t (*pull)(void *owner, struct h2_stream *s, uint8_t *dst, size_t max, bool *ret_eof);
+	/*
+	 * By pipe; NULL: never. pull_pipe as in struct h2_ops. room: may the bytes of @s that come next go into one? put: they are in @p,
+	 * which is the hook's now; data() with NULL follows.
+	 */
+	ssize_t (*pull_pipe)(void *owner, struct h2_stream *s, size_t max, struct pipe **ret);
+	bool (*room)(void *owner, struct h2_stream *s);
+	void (*put)(void *owner, struct h2_stream *s, struct pipe *p);
 	void (*batch)(void *owner); /* one read's data was given: write it before the input buffer is used again */
 };
 

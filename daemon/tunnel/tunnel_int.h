@@ -6,3 +6,5 @@ extern const struct h2_ops tunnel_ops;
 /** tunnel_set_state() - Return: false if the state machine has no such edge (then nothing changes) */
 bool tunnel_set_state(struct tunnel *t, enum tunnel_state to);
 void tunnel_opened(struct tunnel *t);
+/** tunnel_read_payload() - as rec_read(), of what need not come to our memory; -ENOMSG: rec_read() is due */
+ssize_t tunnel_read_payload(struct tunnel *t);

@@ -6,6 +6,9 @@
  *	plain	 TCP -> backend				socket, socket
  *	tunnel	 TCP -> tunnel -> backend		socket, stream; stream, socket
  *	forward	 TCP -> tunnel -> tunnel -> backend	and stream, stream between
+ *
+ * All of it twice: by the relay alone, and with splice(2) for whatever comes twice in a row. Tunnels are without TLS, so that their
+ * payload can be spliced, too.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -19,6 +22,7 @@
 #include "unit/rand.h"
 #include <netinet/tcp.h>
 #include <poll.h>
+#include <signal.h>
 #include <time.h>
 
 #define FLOWS 24
@@ -33,6 +37,7 @@ static struct config cfg;
 static struct daemon *d;
 static struct worker *w;
 static int backend;
+static bool by_splice;
 
 /* ---- the agent ---- */
 
@@ -59,6 +64,8 @@ static void configure(void)
 	struct err e = {""};
 
 	side_limits(&cfg);
+	cfg.kernel.splice = by_splice ? SWITCH_AUTO : SWITCH_OFF;
+	cfg.kernel.splice_above = 1;
 	cfg.limits.max_connections = 1000;
 	cfg.limits.max_tunnels_in = 100;
 	cfg.limits.early_data = 65536;
@@ -288,6 +295,7 @@ static void nothing_is_left(void)
 	for (int i = 0; i < 20 && atomic_load(&w->loop.stats.g[SG_BUFFERED]); i++)
 		turn(); /* tunnels may still have a little to send */
 	assert_int_equal(atomic_load(&w->loop.stats.g[SG_BUFFERED]), 0);
+	assert_int_equal(w->loop.pipes.made, w->loop.pipes.n_idle);
 	for (uint32_t i = 0; i < LISTENERS; i++)
 		assert_int_equal(atomic_load(&d->per_listener[i]), 0);
 	for (uint32_t i = 0; i < 3; i++)
@@ -351,14 +359,26 @@ static void both_send_and_end(int form, uint64_t up, uint64_t down)
 	all_close();
 }
 
+static uint64_t counted(enum stats_counter i)
+{
+	return atomic_load(&w->loop.stats.c[i]);
+}
+
 static void bytes_go_both_ways_through_every_form(void **state)
 {
 	(void)state;
 	for (int form = 0; form < FORMS; form++) {
+		uint64_t spliced = counted(ST_SPLICED_BYTES);
+
 		both_send_and_end(form, 1, 1);
 		both_send_and_end(form, 2, 3000000);
 		both_send_and_end(form, 3000000, 1);
 		both_send_and_end(form, 2000000, 2000000);
+		spliced = counted(ST_SPLICED_BYTES) - spliced;
+		if (!by_splice)
+			assert_int_equal(spliced, 0);
+		else /* nearly all; in a tunnel at both its ends, each frame for itself */
+			assert_true(spliced > (form == PLAIN ? 8000000u : 14000000u));
 	}
 }
 
@@ -619,6 +639,7 @@ static void whatever_they_do_no_byte_is_lost(void **state)
 
 	(void)state;
 	run_all(&r, 120, false);
+	assert_true((counted(ST_SPLICED_BYTES) > 1000000) == by_splice);
 }
 
 static void and_no_reset_looks_like_an_end(void **state)
@@ -642,23 +663,39 @@ static void nor_is_any_when_memory_is_short(void **state)
 
 static int each(void **state)
 {
+	by_splice = false;
+	return setup(state) | begin(state);
+}
+
+static int each_by_splice(void **state)
+{
+	by_splice = true;
 	return setup(state) | begin(state);
 }
 
 int main(void)
 {
 #define T(f) cmocka_unit_test_setup_teardown(f, each, teardown)
+#define S(f) {#f "_by_splice", f, each_by_splice, teardown, NULL}
 	const struct CMUnitTest tests[] = {
 		T(bytes_go_both_ways_through_every_form),
+		S(bytes_go_both_ways_through_every_form),
 		T(one_direction_may_end_long_before_the_other),
+		S(one_direction_may_end_long_before_the_other),
 		T(an_end_does_not_wait_for_the_other_direction),
+		S(an_end_does_not_wait_for_the_other_direction),
 		T(a_reset_is_a_reset_at_the_other_end),
+		S(a_reset_is_a_reset_at_the_other_end),
 		T(a_client_that_goes_before_it_is_connected_leaves_nothing),
 		T(a_backend_that_is_not_there_is_a_reset),
 		T(whatever_they_do_no_byte_is_lost),
+		S(whatever_they_do_no_byte_is_lost),
 		T(and_no_reset_looks_like_an_end),
+		S(and_no_reset_looks_like_an_end),
 		T(nor_is_any_when_memory_is_short),
+		S(nor_is_any_when_memory_is_short),
 	};
 
+	signal(SIGPIPE, SIG_IGN); /* splice() has no MSG_NOSIGNAL */
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,0 +1,16 @@
+/* Between record.c and payload.c. */
+#pragma once
+#include "tls/ktls.h"
+
+/** rec_send() - now, past what waits. @flags: MSG_MORE or 0. Return: bytes that the socket took, or -errno. */
+ssize_t rec_send(struct rec *r, const uint8_t *p, size_t n, int flags);
+/** rec_send_failed() - what @e of the socket means */
+int rec_send_failed(const struct rec *r, int e);
+/** rec_queue() - rec_send(), and what was not taken waits in pend. Return: 0 or -errno. */
+int rec_queue(struct rec *r, const uint8_t *p, size_t n, int flags);
+/* so many bytes went, came */
+void rec_sent(struct rec *r, size_t n);
+void rec_received(struct rec *r, size_t n);
+
+/** rec_flush_pipe() - what waits in the pipe, after pend. Return: 0 all gone, -EAGAIN, or -errno. */
+int rec_flush_pipe(struct rec *r);

@@ -72,10 +72,11 @@ struct query {
 	u8 to_four, to_six; /* it can be taken to a listener of this family */
 	u8 device;	/* it is bound to one: not to loopback */
 	u8 to_listener; /* that is where it goes by itself */
-	u8 pad;
+	u8 stuck;	/* the socket can go to IPv4 addresses only (note_before()) */
 	u32 rank, slot, rule; /* the best so far */
 	u32 unable;	/* slot of a rule that matched this socket, which cannot be taken to its listener */
 	u32 refuse;	/* the slot, if such a rule is `closed` */
+	u32 again;	/* a rule was replaced meanwhile */
 };
 
 /* Functions that are not static are verified once, not once per call. */
@@ -186,8 +187,10 @@ static long rule_look(u32 i, struct query *q)
 	if (v != YES)
 		return 0;
 	r = bpf_map_lookup_elem(&rules, &rule);
-	if (!r)
-		return 0;
+	if (!r) {
+		q->again = 1;
+		return 1;
+	}
 	if (!reachable(q, r)) {
 		q->unable = i;
 		if (r->flags & ADIT_CAP_CLOSED)
@@ -242,27 +245,41 @@ static __always_inline void count(u64 *n)
 	__sync_fetch_and_add(n, 1);
 }
 
-static __always_inline int leave(struct bpf_sock *sk)
+static __always_inline int refuse(struct bpf_sock *sk, const struct query *q)
 {
-	bpf_sk_storage_delete(&notes, sk); /* an earlier connect() of this socket was captured, and failed */
-	return 1;
-}
-
-static __always_inline int refuse(struct bpf_sock *sk)
-{
-	bpf_sk_storage_delete(&notes, sk);
+	if (!q->stuck)
+		bpf_sk_storage_delete(&notes, sk);
 	bpf_set_retval(-ECONNREFUSED);
 	return 0;
 }
 
-static __always_inline int away(struct bpf_sock *sk, struct adit_cap_slot *s, const struct adit_cap_rule *r)
+static __always_inline int leave(struct bpf_sock *sk, const struct query *q)
+{
+	if (q->stuck)
+		return refuse(sk, q);
+	bpf_sk_storage_delete(&notes, sk); /* an earlier connect() of this socket was captured, and failed */
+	return 1;
+}
+
+static __always_inline int away(struct bpf_sock *sk, const struct query *q, struct adit_cap_slot *s, const struct adit_cap_rule *r)
 {
 	if (r->flags & ADIT_CAP_CLOSED) {
 		count(&s->closed);
-		return refuse(sk);
+		return refuse(sk, q);
 	}
 	count(&s->open);
-	return leave(sk);
+	return leave(sk, q);
+}
+
+/*
+ * An IPv6 socket that once tried an IPv4 address keeps IPv4's operations and sends an IPv6 connect() nowhere (net/ipv6/tcp_ipv6.c,
+ * tcp_v6_connect(), icsk_af_ops; tests/kernel/connect_again.c). We made it do so: better no connection than one that hangs.
+ */
+static __always_inline void note_before(struct query *q, struct bpf_sock *sk)
+{
+	struct adit_cap_note *n = bpf_sk_storage_get(&notes, sk, 0, 0);
+
+	q->stuck = n && n->mapped && q->family == AF_INET6;
 }
 
 static __always_inline void query_socket(struct query *q, struct bpf_sock *sk, struct tcp_sock *tp)
@@ -278,7 +295,22 @@ static __always_inline void query_socket(struct query *q, struct bpf_sock *sk, s
 	q->device = sk->bound_dev_if != 0 && sk->bound_dev_if != LOOPBACK_DEV;
 	q->to_four = !q->six || (!BPF_CORE_READ_BITFIELD(&k->__sk_common, skc_ipv6only) && (any || four));
 	q->to_six = q->six && !four;
-	q->slot = q->unable = q->refuse = NOBODY;
+}
+
+/* Return: the rule that takes it, or NULL */
+static __always_inline struct adit_cap_rule *choose(struct query *q, u32 n)
+{
+	struct adit_cap_rule *r = NULL;
+
+	for (int i = 0; i < RETRIES; i++) {
+		q->slot = q->unable = q->refuse = NOBODY;
+		q->again = q->to_listener = 0;
+		bpf_loop(n, rule_look, q, 0);
+		r = q->slot == NOBODY ? NULL : bpf_map_lookup_elem(&rules, &q->rule);
+		if (!q->again && (r || q->slot == NOBODY))
+			break;
+	}
+	return r;
 }
 
 /* Return: as the hook; 2: captured, *@to is where to and @q what the application wanted */
@@ -296,32 +328,36 @@ static __always_inline int on_connect(struct bpf_sock_addr *ctx, struct query *q
 		return 1;
 	c = bpf_map_lookup_elem(&control, &zero);
 	tp = bpf_skc_to_tcp_sock(sk); /* NULL: not TCP */
-	if (!tp || !c || !c->slots)
-		return tp ? leave(sk) : 1;
+	if (!tp || !c)
+		return 1;
+	note_before(q, sk);
+	if (!c->slots)
+		return leave(sk, q);
 	query_socket(q, sk, tp);
 	q->netns = bpf_get_netns_cookie(ctx);
-	bpf_loop(c->slots, rule_look, q, 0);
+	r = choose(q, c->slots);
 	if (q->to_listener)
-		return leave(sk);
+		return 1;
 	slot = q->slot != NOBODY ? q->slot : q->unable;
 	if (slot == NOBODY || is_agent())
-		return leave(sk);
+		return leave(sk, q);
 	s = bpf_map_lookup_elem(&slots, &slot);
 	if (!s)
-		return leave(sk);
+		return leave(sk, q);
 	if (q->slot == NOBODY) {
 		count(&s->unable);
-		return q->refuse != NOBODY ? refuse(sk) : leave(sk);
+		return q->refuse != NOBODY ? refuse(sk, q) : leave(sk, q);
 	}
-	r = bpf_map_lookup_elem(&rules, &q->rule);
 	if (!r)
-		return leave(sk); /* taken away this very moment */
+		return leave(sk, q);
+	if (q->stuck && r->family == AF_INET6)
+		return refuse(sk, q);
 	if (!listens(ctx, r))
-		return away(sk, s, r);
+		return away(sk, q, s, r);
 	n = bpf_sk_storage_get(&notes, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
 	if (!n) { /* no memory: the agent could not tell where it wants to go */
 		count(&s->unable);
-		return r->flags & ADIT_CAP_CLOSED ? refuse(sk) : 1;
+		return r->flags & ADIT_CAP_CLOSED ? refuse(sk, q) : 1;
 	}
 	__builtin_memcpy(n->addr, q->addr, sizeof(n->addr));
 	n->port = q->port;

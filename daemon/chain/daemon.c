@@ -156,6 +156,8 @@ void daemon_drain(struct daemon *d, uint64_t within_ms)
 	if (d->draining)
 		return;
 	d->draining = true;
+	capture_leave(d->kernel.capture); /* new connections go elsewhere before there is nobody to take them */
+	steer_destroy(TAKE(d->kernel.steer));
 	for (uint32_t i = 0; i < d->n_workers; i++) {
 		struct drain_order *o = malloc(sizeof(*o));
 

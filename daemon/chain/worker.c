@@ -205,6 +205,8 @@ void worker_drain(struct worker *w, uint64_t within_ms)
 
 	if (w->draining)
 		return;
+	for (uint32_t i = 0; i < w->d->cfg->n_listeners; i++)
+		accept_event(w, i); /* who waits in the queue was told that it is connected */
 	w->draining = true;
 	listeners_close(w);
 	for (uint32_t i = 0; (t = slab_next(&w->tunnels.slab, &i));)

@@ -72,7 +72,7 @@ static void take_stale(struct capture *c)
 
 static bool any_rule(const struct capture *c)
 {
-	for (uint32_t i = 0; i < ADIT_CAP_SLOTS; i++)
+	for (uint32_t i = 0; c->obj.slot && i < ADIT_CAP_SLOTS; i++)
 		if (c->obj.slot[i].rule)
 			return true;
 	return false;
@@ -154,7 +154,7 @@ static int load(struct capture *c, struct err *reterr)
 		if (r < 0)
 			take_ours(c, true);
 	}
-	if (r < 0 && c->obj.pin[0] && (!c->obj.slot || !any_rule(c)))
+	if (r < 0 && c->obj.pin[0] && !any_rule(c))
 		capture_obj_unpin(&c->obj);
 	return r;
 }

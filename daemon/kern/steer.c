@@ -49,17 +49,10 @@ static uint64_t netns_cookie(int fd)
 
 /* ---- one rule ---- */
 
-static bool is_any(const struct addr *a)
-{
-	static const uint8_t zero[16];
-
-	return !memcmp(a->ip, zero, a->family == AF_INET ? 4 : 16);
-}
-
 static void except_address(struct cidr *at, const struct addr *a)
 {
 	*at = (struct cidr){.net = *a, .bits = a->family == AF_INET ? 32 : 128, .port_first = a->port, .port_last = a->port};
-	if (is_any(a))
+	if (addr_is_any(a))
 		at->bits = 0;
 }
 
@@ -75,10 +68,10 @@ static int exceptions(const struct config *cfg, const struct cfg_listener *l, co
 		const struct cfg_listener *o = &cfg->listeners[i];
 
 		if (o != l && o->type != LISTENER_INTERNAL && cookie[o->id] == cookie[l->id] &&
-		    (!is_any(&o->address) || !l->steer->n_ports))
+		    (!addr_is_any(&o->address) || !l->steer->n_ports))
 			except_address(&c[n++], &o->address);
 	}
-	if (cfg->metrics.family != AF_UNSPEC && !l->netns && (!is_any(&cfg->metrics) || !l->steer->n_ports))
+	if (cfg->metrics.family != AF_UNSPEC && !l->netns && (!addr_is_any(&cfg->metrics) || !l->steer->n_ports))
 		except_address(&c[n++], &cfg->metrics);
 	*ret = c;
 	return n;

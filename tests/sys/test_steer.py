@@ -174,6 +174,7 @@ def test_end(w, node):
         how()
         assert named(w, node, plain.where) == "plain"
         a.start()
+        lib.wait_for(lambda: isinstance(a.ctl("status", check=False), dict), "it answers: everything is attached")
     assert named(w, node, plain.where) == "caught"
 
 

@@ -58,7 +58,7 @@ static int refused(int r, struct err *reterr)
 	uname(&u);
 	if (r == -EPERM || r == -EACCES)
 		return err_set(reterr, r, "the kernel refuses to load BPF programs: CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN are needed "
-			       "(or CAP_SYS_ADMIN), and no lockdown (%s)", said[0] ? said : strerror(-r));
+			       "(or CAP_SYS_ADMIN), and no lockdown of the kernel");
 	if (r == -ESRCH || r == -ENOENT)
 		return err_set(reterr, r, "this kernel has no type information (CONFIG_DEBUG_INFO_BTF): %s", said[0] ? said : strerror(-r));
 	return err_set(reterr, r, "Linux %s does not take the programs of the bypass (6.1 or later is needed): %s", u.release,

@@ -298,20 +298,23 @@ static void killed(const char *name, bool joined, void (*left)(void *), void (*r
 
 static void never_reads(bool joined)
 {
-	uint64_t until = now_us() + 1500000;
+	uint64_t until = now_us() + 15000000, stuck = 0;
 	size_t sent = 0, got = 0;
 	struct trial t;
 	bool full;
 
 	start(&t, joined);
 	nonblock(t.c, true);
-	for (int i = 0; now_us() < until; i++) {
-		ssize_t r = send(t.c, buf, i & 1 ? 1000 : 40, MSG_NOSIGNAL);
+	for (int i = 0; now_us() < until && (!stuck || now_us() - stuck < 500000); i++) {
+		ssize_t r = send(t.c, buf, i & 1 ? 4000 : 40, MSG_NOSIGNAL);
 
-		if (r > 0)
+		if (r > 0) {
 			sent += (size_t)r;
-		else
+			stuck = 0;
+		} else {
+			stuck = stuck ? stuck : now_us();
 			sleep_ms(1);
+		}
 	}
 	full = poll(&(struct pollfd){.fd = t.c, .events = POLLOUT}, 1, 0) == 0;
 	while (got < sent) {

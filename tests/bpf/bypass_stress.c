@@ -308,6 +308,7 @@ static void end_new(struct end *e, int fd, int ep)
 static void side(bool server, int l)
 {
 	uint32_t max = run->at_a_time * (server ? 2 : 1), started = 0, live = 0;
+	uint64_t next = 0;
 	struct end *all = calloc(max, sizeof(*all));
 	struct epoll_event ev[256], in = {.events = EPOLLIN};
 	int ep = (int)MUST(epoll_create1(EPOLL_CLOEXEC));
@@ -320,8 +321,8 @@ static void side(bool server, int l)
 		MUST(epoll_ctl(ep, EPOLL_CTL_ADD, l, &in));
 	}
 	while (!run->t->stop && (server || started < run->n || live)) {
-		int n = epoll_wait(ep, ev, 256, busy ? 0 : 1);
 		uint64_t now = now_us();
+		int n = epoll_wait(ep, ev, 256, busy ? 0 : next <= now ? 1 : (int)((next - now) / 1000 + 1));
 
 		for (int i = 0; i < n; i++) {
 			struct end *e = ev[i].data.ptr;
@@ -332,6 +333,8 @@ static void side(bool server, int l)
 			e->writable |= !!(ev[i].events & (EPOLLOUT | EPOLLHUP | EPOLLERR));
 		}
 		busy = false;
+		now = now_us();
+		next = now + 20000;
 		for (uint32_t i = 0; i < max; i++) {
 			struct end *e = &all[i];
 
@@ -340,6 +343,10 @@ static void side(bool server, int l)
 
 				live -= r < 0;
 				busy |= r != 0;
+				if (e->read_stall > now)
+					next = min_u64(next, e->read_stall);
+				if (e->write_stall > now)
+					next = min_u64(next, e->write_stall);
 			} else if (server || started < run->n) {
 				int fd = server ? accept4(l, NULL, NULL, SOCK_CLOEXEC) :
 						  connect_to("127.0.0.1", (uint16_t)(PORT + run->relays));

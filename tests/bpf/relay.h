@@ -224,16 +224,16 @@ static inline void relay_loop(const struct relay_opts *o)
 	struct epoll_event ev[64], in = {.events = EPOLLIN};
 	uint64_t state = o->seed, *rs = o->seed ? &state : NULL;
 	uint32_t high = 0;
-	bool busy = false;
+	bool busy = false, soon = false;
 
 	nonblock(l, true);
 	MUST(epoll_ctl(ep, EPOLL_CTL_ADD, l, &in));
 	o->sums->up++;
 	while (!o->sums->stop) {
-		int n = epoll_wait(ep, ev, 64, busy ? 0 : rs ? 1 : 20), fd;
+		int n = epoll_wait(ep, ev, 64, busy ? 0 : soon ? 1 : 20), fd;
 		bool accepting = rs != NULL;
 
-		busy = false;
+		busy = soon = false;
 		for (int i = 0; i < n; i++) {
 			struct pass *p = ev[i].data.ptr;
 
@@ -250,8 +250,10 @@ static inline void relay_loop(const struct relay_opts *o)
 				continue;
 			pass_join(b, p, o, rs);
 			pass_judge(b, p, o, rs);
+			soon |= p->stall_us || (rs && p->j.state != BYPASS_CLOSED && !p->never);
 			if (p->stall_us > now_us())
 				continue;
+			p->stall_us = 0;
 			r = pass_begin(p, o);
 			s = r > 0 ? flow_move(p, &p->f[0], rs) : 0;
 			r = r < 0 ? r : flow_move(p, &p->f[1], rs);

@@ -13,7 +13,10 @@ static void put_means(struct table *t, const json_t *o)
 {
 	table_add(t, js_str(o, "name"));
 	table_add(t, js_str(o, "state"));
-	table_add(t, *js_str(o, "why") ? js_str(o, "why") : js_str(o, "detail"));
+	if (*js_str(o, "why") && *js_str(o, "detail")) /* on, but not in all it could be */
+		table_addf(t, "%s (%s)", js_str(o, "detail"), js_str(o, "why"));
+	else
+		table_add(t, *js_str(o, "why") ? js_str(o, "why") : js_str(o, "detail"));
 }
 
 /* "order 12, reader 3": why the gate sent messages by TCP */

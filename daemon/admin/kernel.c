@@ -77,6 +77,7 @@ static void put_capture(struct json *j, const struct kernel_numbers *k)
 	json_u64(j, "excluded", c->excluded);
 	json_u64(j, "failed_open", c->failed_open);
 	json_u64(j, "failed_closed", c->failed_closed);
+	json_u64(j, "unable", c->unable);
 	json_close(j, '}');
 }
 
@@ -312,7 +313,8 @@ static void add_capture(struct text *t, const struct capture_info *c)
 		uint64_t v;
 	} rows[] = {
 		{"captured", c->captured},	   {"excluded", c->excluded}, {"failed_open", c->failed_open},
-		{"failed_closed", c->failed_closed}, {"claimed", c->claimed},   {"unclaimed", c->unclaimed},
+		{"failed_closed", c->failed_closed}, {"unable", c->unable},	      {"claimed", c->claimed},
+		{"unclaimed", c->unclaimed},
 	};
 
 	metrics_family(t, "adit_capture_connects_total", METRICS_COUNTER, "connect() calls that a capture looked at, by what became of them");

@@ -254,7 +254,7 @@ void kernel_preset(struct cfg_kernel *k)
 {
 	*k = (struct cfg_kernel){
 		.bypass = {.legs = true, .after = 3, .queue_bytes = 65536, .queue_messages = 64, .bulk = 8 << 20},
-		.splice_above = 64 << 10,
+		.splice_above = CFG_SPLICE_ABOVE,
 		.pin = "/sys/fs/bpf/adit",
 		.cgroup = "/",
 		.orphan_ms = 30000,
@@ -395,9 +395,9 @@ static void listener_warn(const struct build *b, const struct cfg_listener *l, c
 	log_warn(LA_CONFIG, "%s:%u:%u: listeners[%u] '%s' %s: %s", say_file(at->file), at->line, at->col, l->id, l->name, key, what);
 }
 
-static void section_warn(const struct tree_node *section, const char *path, const char *key, const char *what)
+static void section_warn(const struct tree_entry *section, const char *path, const char *key, const char *what)
 {
-	const struct tree_entry *e = tree_get(section, key);
+	const struct tree_entry *e = section ? tree_get(section->value, key) : NULL;
 
 	if (e)
 		log_warn(LA_CONFIG, "%s:%u:%u: %s.%s: %s", say_file(e->key->file), e->key->line, e->key->col, path, key, what);
@@ -412,13 +412,13 @@ void kernel_check(struct build *b)
 	uint32_t i;
 
 	if (k->bypass.enabled && !k->bypass.n_allow)
-		section_warn(bypass->value, "kernel.bypass", "enabled", "nobody is on the list 'allow': no connection will be bypassed");
+		section_warn(bypass, "kernel.bypass", "enabled", "nobody is on the list 'allow': no connection will be bypassed");
 	if (c->mover == MOVER_RELAY && k->bypass.enabled)
-		section_warn(bypass->value, "kernel.bypass", "enabled", "unused: mover is relay");
+		section_warn(bypass, "kernel.bypass", "enabled", "unused: mover is relay");
 	if (c->mover == MOVER_RELAY && k->splice == SWITCH_ON)
-		section_warn(kernel->value, "kernel", "splice", "unused: mover is relay");
+		section_warn(kernel, "kernel", "splice", "unused: mover is relay");
 	if (c->mover == MOVER_RELAY && k->ktls == SWITCH_ON)
-		section_warn(kernel->value, "kernel", "ktls", "unused: mover is relay");
+		section_warn(kernel, "kernel", "ktls", "unused: mover is relay");
 	for (i = 0; i < c->n_listeners; i++) {
 		const struct cfg_listener *l = &c->listeners[i];
 

@@ -48,7 +48,7 @@ static void without_the_section_there_are_defaults(void **state)
 		assert_int_equal(k->bypass.queue_messages, 64);
 		assert_int_equal(k->bypass.bulk, 8 << 20);
 		assert_int_equal(k->splice, SWITCH_AUTO);
-		assert_true(k->splice_above > 0);
+		assert_int_equal(k->splice_above, CFG_SPLICE_ABOVE);
 		assert_int_equal(k->ktls, SWITCH_AUTO);
 		assert_string_equal(k->pin, "/sys/fs/bpf/adit");
 		assert_string_equal(k->cgroup, "/");

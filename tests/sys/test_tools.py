@@ -100,7 +100,7 @@ def test_demo(w):
     assert r.returncode == 0, r.stdout
     n = int(re.search(r"(\d+) connections of applications", r.stdout).group(1))
     assert n > 500 and "1 TLS handshake between" in r.stdout
-    for word in ("aditctl conn", "requests/s", "audit", '"outer_listener": "hbone"', "spiffe://cluster.local/ns/shop/sa/web"):
+    for word in ("aditctl conn", "aditctl kernel", "ENGINE", "MOVER", "requests/s", "audit", '"outer_listener": "hbone"', "spiffe://cluster.local/ns/shop/sa/web"):
         assert word in r.stdout, word
     assert not os.path.exists("/run/adit-demo")
     assert "adit-demo" not in subprocess.run(["ip", "netns", "list"], stdout=subprocess.PIPE, text=True, check=True).stdout

@@ -1,6 +1,5 @@
 #!/bin/bash
 # Two nodes, an agent on each, a tunnel between them: 8 MB each way at once, every byte looked at, and which engine carried them.
-# limit: 120
 . ./lib.sh
 
 bytes=8000000

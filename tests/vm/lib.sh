@@ -6,8 +6,8 @@
 #
 #	#!/bin/bash
 #	# What it shows.
-#	# take: tests/unit/test_ktls nc	more of build/, made if need be, or programs of the host; openssl, curl, ip, ss are there
-#	# limit: 60			seconds, on one kernel; 60 unless said (emulated: some 10 times slower than the host)
+#	# take: tests/unit/test_ktls nc	more of build/, made if need be, or programs of the host; openssl, curl, ip, ss, nsenter, setpriv are there
+#	# limit: 60			seconds, on one kernel; 120 unless said (emulated: 10 to 50 times slower)
 #	# kernels: 6.12			unless it is for all
 #	. ./lib.sh
 #
@@ -63,9 +63,9 @@ nodes()	# NAME...: network namespaces, all pairs of neighbours joined by a cable
 	done
 }
 
-on()	# NODE COMMAND...
+on()	# NODE COMMAND...; unlike ip netns exec it keeps /sys, with cgroups and bpffs
 {
-	ip netns exec "$@"
+	nsenter --net="/run/netns/$1" -- "${@:2}"
 }
 
 listens()	# NODE PORT; a process that ended is not waited for
@@ -79,10 +79,10 @@ agent()	# NODE PORT...: start aditd with $dir/NODE.yaml, wait until it listens t
 	local node=$1 p
 
 	shift
-	(exec ip netns exec "$node" "$T/aditd" -f -c "$dir/$node.yaml") >"$dir/$node.log" 2>&1 &
+	(exec nsenter --net="/run/netns/$node" -- "$T/aditd" -f -c "$dir/$node.yaml") >"$dir/$node.log" 2>&1 &
 	pid=$!
 	for p; do
-		await 20 listens "$node" "$p"
+		await 60 listens "$node" "$p"
 	done
 	await 10 test -S "$dir/$node.sock"
 }
@@ -94,5 +94,5 @@ ctl()	# NODE ARGUMENTS...
 
 json()	# KEY: the values of that key in the JSON on standard input, one per line
 {
-	tr '{,' '\n\n' | sed -n "s/^[ \t]*\"$1\": *//p" | sed 's/[ \t}]*$//; s/^"\(.*\)"$/\1/'
+	sed 's/[{,]"/\n"/g' | sed -n "s/^[ \t]*\"$1\": *//p" | sed 's/[], \t}]*$//; s/^"\(.*\)"$/\1/'
 }

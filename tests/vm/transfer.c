@@ -5,12 +5,13 @@
  *	transfer connect ADDRESS PORT BYTES [CONNECTIONS]
  *
  * Each side sends BYTES that follow from their position and from the side, shuts its direction down, and reads until the other's
- * FIN. Write sizes vary from 1 byte to 128 KiB. Connections are made one after the other. Exit status 0: all bytes came, in order,
- * and each end was clean; 1: the line says what was seen.
+ * FIN. The first of them go in round trips of 1 to 4096 bytes, the rest both ways at once in writes of 1 byte to 128 KiB. Connections
+ * are made one after the other. Exit status 0: all bytes came, in order, and each end was clean; 1: the line says what was seen.
  */
 #include <arpa/inet.h>
 #include <errno.h>
 #include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <poll.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -22,6 +23,7 @@
 
 #define IDLE_MS 30000
 #define BLOCK	(128 << 10)
+#define ROUNDS	200 /* round trips, while they fit into half of the bytes */
 
 static uint8_t in[BLOCK], out[BLOCK];
 
@@ -50,9 +52,57 @@ static size_t next_size(uint64_t pos, uint64_t total)
 	return n < total - pos ? n : (size_t)(total - pos);
 }
 
+/* @n bytes that must come, from position @at of the other side */
+static void take(int fd, uint64_t side, uint64_t at, size_t n)
+{
+	struct pollfd p = {.fd = fd, .events = POLLIN};
+
+	for (size_t have = 0; have < n;) {
+		ssize_t r;
+
+		if (poll(&p, 1, IDLE_MS) != 1)
+			die("nothing comes any more", at + have);
+		r = recv(fd, in + have, n - have, MSG_DONTWAIT);
+		if (r == 0 || (r < 0 && errno != EAGAIN))
+			die(r ? "recv" : "the end came too early", at + have);
+		have += r > 0 ? (size_t)r : 0;
+	}
+	for (size_t i = 0; i < n; i++)
+		if (in[i] != byte_at(at + i, !side))
+			die("a wrong byte", at + i);
+}
+
+static void give(int fd, uint64_t side, uint64_t at, size_t n)
+{
+	for (size_t i = 0; i < n; i++)
+		out[i] = byte_at(at + i, side);
+	if (send(fd, out, n, MSG_NOSIGNAL) != (ssize_t)n)
+		die("send", at);
+}
+
+/* the connecting side asks, the other answers with as many bytes. Return: bytes each way */
+static uint64_t round_trips(int fd, uint64_t side, uint64_t total)
+{
+	uint64_t at = 0;
+
+	for (uint64_t i = 0; i < ROUNDS; i++) {
+		size_t n = 1 + byte_at(i, 78) % 16 * 273;
+
+		if (at + n > total / 2)
+			break;
+		if (!side)
+			give(fd, side, at, n);
+		take(fd, side, at, n);
+		if (side)
+			give(fd, side, at, n);
+		at += n;
+	}
+	return at;
+}
+
 static void carry(int fd, uint64_t side, uint64_t total)
 {
-	uint64_t sent = 0, got = 0;
+	uint64_t sent = round_trips(fd, side, total), got = sent;
 	size_t have = 0, off = 0;
 	bool eof = false, shut = false;
 
@@ -125,7 +175,8 @@ int main(int argc, char **argv)
 	for (long i = 0; i < count; i++) {
 		int fd = listens ? accept(l, NULL, NULL) : socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
 
-		if (fd < 0 || (!listens && connect(fd, (struct sockaddr *)&a, sizeof(a))))
+		if (fd < 0 || (!listens && connect(fd, (struct sockaddr *)&a, sizeof(a))) ||
+		    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one)))
 			die("connect", 0);
 		carry(fd, listens, total);
 		close(fd);

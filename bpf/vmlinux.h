@@ -115,6 +115,12 @@ struct tcp_sock {
 	u32 rcv_nxt, copied_seq, write_seq;
 	u8 nonagle : 4;
 };
+struct inet_timewait_sock {
+	u32 tw_mark;
+};
+struct tcp_timewait_sock {
+	struct inet_timewait_sock tw_sk;
+};
 enum sock_flags {
 	SOCK_ZEROCOPY = 26,
 };

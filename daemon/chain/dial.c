@@ -109,12 +109,25 @@ static const struct addr *source_of(const struct conn *c, const struct addr *to)
 	return &c->src;
 }
 
+/* by which mark the answers come back (net/local.h) */
+static uint32_t mark_for(const struct conn *c, struct cluster *cl, const struct addr *to)
+{
+	struct local *l = c->w->d->kernel.local;
+	int fd;
+
+	if (!cl->netns.name)
+		return l && local_has(l, to) ? LOCAL_MARK : LOCAL_MARK_OUT;
+	return netns_get(&cl->netns, &fd, NULL) == 0 && local_reaches(fd, to) == 1 ? LOCAL_MARK : LOCAL_MARK_OUT;
+}
+
 static void dial_tcp(struct conn *c, struct cluster *cl, const struct addr *to)
 {
-	const struct sock_how how = { .netns = &cl->netns, .from = source_of(c, to), .mark = LOCAL_MARK };
+	struct sock_how how = { .netns = &cl->netns, .from = source_of(c, to) };
 	struct leg *g = &c->leg[DST];
 	struct err why = { "" };
 
+	if (how.from)
+		how.mark = mark_for(c, cl, to);
 	stats_add(&c->w->loop.stats, ST_SYS_OTHER, 3);
 	c->connect_us = c->w->loop.now_us;
 	g->fd = sock_connect_how(to, &how, &why);

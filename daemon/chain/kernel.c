@@ -70,26 +70,6 @@ static int probe_ktls(struct kernel *k, const struct config *cfg, struct err *re
 	return r < 0 ? missing(k, KERNEL_KTLS, r, "kTLS", cfg->kernel.ktls == SWITCH_ON, reterr) : 0;
 }
 
-/* the way back for connections that keep the client's address, in each namespace they are dialled from */
-static void probe_transparent(struct kernel *k, const struct config *cfg)
-{
-	struct err *why = &k->why[KERNEL_TRANSPARENT];
-
-	for (uint32_t i = 0; i < cfg->n_clusters; i++) {
-		const struct cfg_cluster *c = &cfg->clusters[i];
-		int r = -ENOTSUP;
-
-		if (c->source != SOURCE_CLIENT)
-			continue;
-		if (k->local)
-			r = local_transparent(k->local, c->netns, why);
-		else
-			*why = k->why[KERNEL_LOCAL];
-		if (r < 0)
-			log_err(LA_MAIN, "cluster '%s', source: client: %s", c->name, why->msg);
-	}
-}
-
 int kernel_probe(struct kernel *k, const struct config *cfg, struct err *reterr)
 {
 	int r = probe_bypass(k, cfg, reterr);
@@ -103,7 +83,7 @@ int kernel_probe(struct kernel *k, const struct config *cfg, struct err *reterr)
 		(void)missing(k, KERNEL_LOCAL, 0, "netlink", false, reterr);
 	}
 	if (r == 0)
-		probe_transparent(k, cfg);
+		foreign_start(k, cfg);
 	return r;
 }
 
@@ -135,6 +115,7 @@ void kernel_finish(struct kernel *k, bool keep)
 	steer_destroy(TAKE(k->steer));
 	capture_destroy(TAKE(k->capture), keep);
 	bypass_destroy(TAKE(k->bypass));
+	foreign_finish(k);
 	local_destroy(TAKE(k->local));
 }
 
@@ -155,6 +136,7 @@ void kernel_tick(struct kernel *k)
 		capture_age(k->capture);
 	if (k->local)
 		local_tick(k->local);
+	foreign_tick(k);
 }
 
 /* ---- for people ---- */
@@ -255,8 +237,10 @@ static void transparent_row(const struct kernel *k, struct kernel_row *r)
 	if (k->local)
 		local_info(k->local, &n);
 	row(r, "transparent", n.rules ? "on" : why[0] ? "missing" : "idle", why[0] || n.rules ? why : "no cluster has `source: client`");
-	if (n.rules)
-		snprintf(r->detail, sizeof(r->detail), "mark %#x, rule %u, table %u, %u in force", LOCAL_MARK, LOCAL_PREF, LOCAL_TABLE, n.rules);
+	if (!n.rules)
+		return;
+	snprintf(r->detail, sizeof(r->detail), "mark %#x, rule %u, table %u, %u in force; ", LOCAL_MARK, LOCAL_PREF, LOCAL_TABLE, n.rules);
+	foreign_text(k, r->detail + strlen(r->detail), sizeof(r->detail) - strlen(r->detail));
 }
 
 int inspect_kernel(struct daemon *d, struct kernel_row **ret, size_t *ret_n, const char **ret_release)

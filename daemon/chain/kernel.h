@@ -8,17 +8,29 @@
 #include "kern/bypass.h"
 #include "kern/capture.h"
 #include "kern/steer.h"
+#include "kern/transmark.h"
 #include "net/local.h"
+#include "net/netns.h"
 
 struct daemon;
 
 enum kernel_means { KERNEL_BYPASS, KERNEL_CAPTURE, KERNEL_STEER, KERNEL_SPLICE, KERNEL_KTLS, KERNEL_LOCAL, KERNEL_TRANSPARENT, KERNEL_MEANS };
+
+/** struct foreign - a namespace that clusters with `source: client` are dialled from */
+struct foreign {
+	struct foreign *next;
+	struct netns ns;
+	struct transmark_devices devices;
+};
 
 struct kernel {
 	struct bypass *bypass;	 /* NULL: not on */
 	struct capture *capture;
 	struct steer *steer;
 	struct local *local;
+	struct transmark *transmark;
+	struct foreign *foreign;
+	struct err why_transmark;
 	bool splice, ktls;	 /* may be used */
 	struct err why[KERNEL_MEANS]; /* of what is not on */
 };
@@ -37,3 +49,9 @@ int kernel_fd(const struct kernel *k);
 void kernel_run(struct kernel *k);
 /** kernel_tick() - once a second */
 void kernel_tick(struct kernel *k);
+
+/* ---- foreign.c: the way back for source addresses that are not ours ---- */
+void foreign_start(struct kernel *k, const struct config *cfg); /* what is missing is logged and kept in why[KERNEL_TRANSPARENT] */
+void foreign_tick(struct kernel *k);
+void foreign_finish(struct kernel *k);
+void foreign_text(const struct kernel *k, char *out, size_t size); /* for people */

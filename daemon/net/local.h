@@ -19,14 +19,21 @@ void local_tick(struct local *l);
 bool local_has(struct local *l, const struct addr *a);
 
 /*
- * Sockets with a foreign source address carry this mark, and so do the answers to them; a rule leads what has the mark to a table whose
- * only route says that every address is ours. Change the numbers with CPPFLAGS if the node uses them for something else.
+ * What has LOCAL_MARK is led by a rule to a table whose only route says that every address is ours: answers to foreign source addresses.
+ * A socket with a foreign source carries it, too, if the other end is in its namespace, where the answers take it over; else
+ * LOCAL_MARK_OUT, by which kern/transmark.h knows it. Change the numbers with CPPFLAGS if the node uses them for something else.
  */
 #ifndef LOCAL_MARK
 #define LOCAL_MARK 0xad17u
+#define LOCAL_MARK_OUT 0xad18u
 #define LOCAL_TABLE 44311u
 #define LOCAL_PREF 10717u
 #endif
+/**
+ * local_reaches() - does a connection to @a stay within the namespace @netns_fd (-1: ours)? The kernel is asked: four system calls.
+ * Any thread. Return: 1, 0, or -errno.
+ */
+int local_reaches(int netns_fd, const struct addr *a);
 /**
  * local_transparent() - rules, routes and sysctls (transparent.c) that bring answers to foreign source addresses back to our sockets, in
  * the namespace @netns (netns.h; NULL: ours). Again for the same namespace: nothing happens. Needs CAP_NET_ADMIN.

@@ -10,7 +10,8 @@
  * Who puts the mark on the answer depends on where the other end is:
  *   - in the same network namespace (the connection goes by lo): its kernel side does, if it takes over the mark of the SYN:
  *     net.ipv4.tcp_fwmark_accept for accepted sockets, fwmark_reflect for refusals (RST). ip-sysctl.rst
- *   - on another host or namespace (veth): the packet arrives without; see kern/transmark.h.
+ *   - on another host or namespace (veth): the packet arrives without; see kern/transmark.h. Our own packets must not carry LOCAL_MARK
+ *     then, or the rule would take them for answers and keep them here; hence the other mark, and local_reaches().
  *
  * Rule and route are recognised as ours by all of their members and LOCAL_PROTO, so starting again after a crash, or beside another
  * agent, finds them. If two agents share them, the first that ends takes them away, and the other puts them back within a second.
@@ -238,6 +239,41 @@ static void place_unset(struct place *p)
 	nl_socket_free(sk);
 	sysctls_set(p, fd, false);
 	p->rules = 0;
+}
+
+/* ---- which of the two it is ---- */
+
+int local_reaches(int netns_fd, const struct addr *a)
+{
+	struct {
+		struct nlmsghdr h;
+		struct rtmsg r;
+		struct nlattr dst;
+		uint8_t ip[16];
+	} q = { .r = { .rtm_family = a->family } };
+	uint32_t n = a->family == AF_INET ? 4 : 16;
+	uint32_t answer[256];
+	const struct nlmsghdr *h = (const void *)answer;
+	int back, fd, r = netns_enter(netns_fd, &back);
+	ssize_t got = -1;
+
+	if (r < 0)
+		return r;
+	fd = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_ROUTE);
+	r = fd < 0 ? -errno : 0;
+	netns_leave(back);
+	if (r < 0)
+		return r;
+	q.h = (struct nlmsghdr){ .nlmsg_len = NLMSG_HDRLEN + sizeof(q.r) + NLA_HDRLEN + n, .nlmsg_type = RTM_GETROUTE, .nlmsg_flags = NLM_F_REQUEST };
+	q.r.rtm_dst_len = (uint8_t)(8 * n);
+	q.dst = (struct nlattr){ .nla_len = (uint16_t)(NLA_HDRLEN + n), .nla_type = RTA_DST };
+	memcpy(q.ip, a->ip, n);
+	if (send(fd, &q, q.h.nlmsg_len, 0) > 0) /* the answer is there when it returns */
+		got = recv(fd, answer, sizeof(answer), MSG_DONTWAIT);
+	close(fd);
+	if (got < (ssize_t)(NLMSG_HDRLEN + sizeof(struct rtmsg)))
+		return -EIO;
+	return h->nlmsg_type == RTM_NEWROUTE && ((const struct rtmsg *)(const void *)(h + 1))->rtm_type == RTN_LOCAL;
 }
 
 /* ---- all places ---- */

@@ -180,3 +180,71 @@ def test_after_a_crash_and_beside_another_agent(w, nodes):
     lib.echo(w.app(listen, client))
     a.stop()
     assert rules(node) == []
+
+
+@pytest.fixture
+def road(w):
+    """client - agent's node - server, where the server's way to the client leads over the agent's node"""
+    client, node, server = w.node("client"), w.node("middle"), w.node("server")
+    lib.join(client, node, 1)
+    v6(client, "fd77:1::1", client.device)
+    v6(node, "fd77:1::2", node.device)
+    lib.join(node, server, 2)
+    v6(node, "fd77:2::1", node.device)
+    v6(server, "fd77:2::2", server.device)
+    server.run("ip", "route", "add", "default", "via", "10.77.2.1")
+    server.run("ip", "-6", "route", "add", "default", "via", "fd77:2::1")
+    client.run("ip", "route", "add", "default", "via", "10.77.1.2")
+    node.run("sh", "-c", "echo 1 >/proc/sys/net/ipv4/ip_forward")
+    return client, node, server
+
+
+@pytest.mark.san
+@pytest.mark.rows("21")
+@pytest.mark.parametrize("six", [False, True], ids=["ipv4", "ipv6"])
+def test_backend_behind_a_link(w, road, six):
+    """the answers come in on a device, unmarked: the program on it knows whose they are. What is forwarded meanwhile is not touched."""
+    client, node, server = road
+    back = w.backend(server, address="fd77:2::2" if six else None)
+    listen = f"[fd77:1::2]:{node.port()}" if six else f"10.77.1.2:{node.port()}"
+    a = w.agent(node, "one", {"workers": 2, "listeners": [lib.tcp("entry", listen, "app")],
+                              "clusters": [lib.cluster("app", back.where, source="client")]})
+    data = lib.pattern(300000)
+    direct = None if six else w.app(back.where, client)  # past the agent
+    if direct:
+        lib.echo(direct)
+    first = len(back.conns)
+    for i in range(first, first + 5):
+        s = w.app(listen, client)
+        s.sendall(data)
+        assert lib.recv_exact(s, len(data)) == data
+        assert peer(back, i) == s.getsockname()[0] == ("fd77:1::1" if six else "10.77.1.1")
+        if i % 2:  # either side may be the first to end
+            lib.fin(s)
+            assert lib.recv_all(s) == (b"", "fin")
+            assert back.conn(i).finished().end == "fin"
+        else:
+            lib.rst(s)
+            assert back.conn(i).finished().end == "rst"
+    if direct:
+        lib.echo(direct, data)
+    row = next(r for r in a.ctl("kernel")["means"] if r["name"] == "transparent")
+    assert row["state"] == "on" and "2 devices" in row["detail"], row
+    assert all("transmark" in node.run("tc", "filter", "show", "dev", d, "ingress").stdout for d in ("v1b", "v2a"))
+    assert not [x for x in client.run("ss", "-Htan").stdout.splitlines() if "10.77.2.2" in x and "ESTAB" not in x]
+    lib.join(node, w.node("late"), 3)  # a device that comes later
+    lib.wait_for(lambda: "transmark" in node.run("tc", "filter", "show", "dev", "v3a", "ingress").stdout, "it has it, too", 5)
+    a.stop()
+    assert all("transmark" not in node.run("tc", "filter", "show", "dev", d, "ingress").stdout for d in ("v1b", "v2a", "v3a"))
+    assert rules(node) == []
+
+
+def test_refusal_from_behind_a_link(w, road):
+    client, node, server = road
+    listen = f"10.77.1.2:{node.port()}"
+    a = w.agent(node, "one", {"listeners": [lib.tcp("entry", listen, "app")],
+                              "clusters": [lib.cluster("app", "10.77.2.2:9", source="client", connect_timeout="5s")]})
+    t = time.monotonic()
+    lib.is_reset(w.app(listen, client))
+    assert time.monotonic() - t < 2
+    assert "refused" in a.access(1)[0]["error"].lower()

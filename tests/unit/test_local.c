@@ -186,6 +186,31 @@ static void lost_messages_lead_to_another_look(void **state)
 	local_destroy(l);
 }
 
+static void the_kernel_says_what_stays_here(void **state)
+{
+	struct addr lo = addr_of("127.0.0.1"), net = addr_of("127.9.9.9"), out = addr_of("192.0.2.1"), here = addr_of("10.9.2.1"),
+		    there = addr_of("10.9.2.2"), lo6 = addr_of("::1"), here6 = addr_of("2001:db8:2::1"), there6 = addr_of("2001:db8:2::2");
+	int fd;
+
+	ALONE();
+	run("ip addr add 10.9.2.1/24 dev d0 && ip addr add 2001:db8:2::1/64 dev d0 nodad");
+	assert_int_equal(local_reaches(-1, &lo), 1);
+	assert_int_equal(local_reaches(-1, &net), 1);
+	assert_int_equal(local_reaches(-1, &lo6), 1);
+	assert_int_equal(local_reaches(-1, &here), 1);
+	assert_int_equal(local_reaches(-1, &here6), 1);
+	assert_int_equal(local_reaches(-1, &there), 0);
+	assert_int_equal(local_reaches(-1, &there6), 0);
+	assert_int_equal(local_reaches(-1, &out), 0); /* no route at all */
+	fd = netns_open("pid:1", NULL); /* another namespace */
+	if (fd >= 0) {
+		assert_int_equal(local_reaches(fd, &here), 0);
+		assert_int_equal(local_reaches(fd, &lo), 1);
+		close(fd);
+	}
+	run("ip addr flush dev d0");
+}
+
 /* ---- other threads ---- */
 
 static atomic_bool over;
@@ -355,6 +380,7 @@ int main(void)
 		A(addresses_come_and_go),
 		A(prefixes_can_be_local),
 		A(the_other_end_of_a_link_is_not_ours),
+		A(the_kernel_says_what_stays_here),
 		A(lost_messages_lead_to_another_look),
 		A(rules_are_made_and_taken_away),
 		A(what_was_left_by_a_crash_is_taken_over),

@@ -6,10 +6,10 @@
  * record by record, so nothing is buffered in it (tls_frames says so if that ever changes). A direction that the kernel does not
  * take stays `user`.
  *
- * When to stop reading with `ktls`: a short read of data means that no further data record is whole, and an edge follows when one
- * is, since the kernel reports each record when it gets to the head of the queue, which is after the event that we are in. That
- * does not hold for what was there before: so after a read that filled the buffer, and after a record of another type, it
- * is read until EAGAIN.
+ * When to stop reading with `ktls`: after a short read of data there is either nothing whole left, or a record of another type,
+ * which ended the read. The kernel reports each record when it gets to the head of the queue, so that one got there, and was
+ * reported, during this very read, and an event follows. Not so behind a read that filled the buffer in the middle of the last
+ * data record: what is behind it was reported then, and the event may be over. After such a read it goes on until EAGAIN.
  */
 #include <wolfssl/options.h>
 #include <wolfssl/ssl.h>
@@ -476,7 +476,6 @@ static ssize_t read_kernel(struct rec *r, rec_sink sink, void *arg, struct err *
 			e = sink(arg, in, (size_t)n);
 			return e < 0 ? e : n;
 		}
-		r->full = true;
 		e = type == TYPE_DATA ? 0 : control(r, type, in, (size_t)n, reterr);
 		if (e < 0)
 			return e;

@@ -12,8 +12,10 @@ config()	# NAME MORE-OF-KERNEL
 		kernel: {pin: none, $2}
 		listeners:
 		  - {name: in, type: tcp, address: "127.0.0.1:9000", cluster: app$3}
+		  - {name: as-client, type: tcp, address: "127.0.0.1:9002", cluster: as-client}
 		clusters:
 		  - {name: app, type: tcp, endpoints: ["127.0.0.1:9001"]}
+		  - {name: as-client, type: tcp, endpoints: ["127.0.0.1:9001"], source: client}
 	EOT
 }
 
@@ -29,7 +31,7 @@ config one 'ktls: on, bypass: {enabled: true, evidence: on, allow: [{ports: [900
 	', capture: {to: ["192.0.2.0/24"]}, steer: {ports: [9100-9110]}'
 agent one 9000
 ctl one kernel -o json >"$dir/one.json"
-for m in bypass evidence capture steer splice ktls netlink; do
+for m in bypass evidence capture steer splice ktls netlink transparent; do
 	state=$(row one $m state)
 	if [ "$state" = on ]; then
 		echo "ok - $m is on: $(row one $m detail)"
@@ -56,7 +58,7 @@ pid=$!
 await 60 listens two 9000
 await 10 test -S "$dir/two.sock"
 ctl two kernel -o json >"$dir/two.json"
-for m in bypass capture steer; do
+for m in bypass capture steer transparent; do
 	why=$(row two $m why)
 	case $(row two $m state):$why in
 	missing:*CAP_*) echo "ok - without rights $m is missing: $why" ;;

@@ -1,8 +1,8 @@
 /*
- * Answers to connections that carry a client's address as their source arrive with a destination that is not ours, and would be forwarded
- * to the client. Where they come in, on each device of the namespace: if one of our sockets waits for the packet, and the socket has
- * the mark of such connections, the packet gets the one that a rule looks for, and comes to us (daemon/net/transparent.c). All else passes as
- * it is, so connections between the same two hosts that are not ours are not touched.
+ * Answers to connections that carry a client's address as their source arrive with a destination that is not ours, and would be
+ * forwarded to the client. Where they come in, on each device of the namespace: if one of our sockets waits for the packet, and the
+ * socket has the mark of such connections, the packet gets the one that a rule looks for, and comes to us (daemon/net/transparent.c).
+ * All else passes as it is, so connections between the same two hosts that are not ours are not touched.
  *
  * A socket in TIME-WAIT or FIN-WAIT-2 may be a small one that the common helpers show no mark of; it is read by its type.
  */

@@ -14,7 +14,10 @@ struct transmark_devices {
 	uint32_t turn;
 };
 
-/** transmark_create() - load the program: what is for a socket with @socket_mark gets @packet_mark. Return: 0, or -errno with a sentence that says what is missing. */
+/**
+ * transmark_create() - load the program: what is for a socket with @socket_mark gets @packet_mark
+ * Return: 0, or -errno with a sentence that says what is missing.
+ */
 int transmark_create(struct transmark **ret, uint32_t socket_mark, uint32_t packet_mark, struct err *reterr);
 void transmark_destroy(struct transmark *t); /* after transmark_leave() for each namespace. NULL is fine. */
 /**

@@ -264,7 +264,9 @@ int local_reaches(int netns_fd, const struct addr *a)
 	netns_leave(back);
 	if (r < 0)
 		return r;
-	q.h = (struct nlmsghdr){ .nlmsg_len = NLMSG_HDRLEN + sizeof(q.r) + NLA_HDRLEN + n, .nlmsg_type = RTM_GETROUTE, .nlmsg_flags = NLM_F_REQUEST };
+	q.h.nlmsg_len = NLMSG_HDRLEN + sizeof(q.r) + NLA_HDRLEN + n;
+	q.h.nlmsg_type = RTM_GETROUTE;
+	q.h.nlmsg_flags = NLM_F_REQUEST;
 	q.r.rtm_dst_len = (uint8_t)(8 * n);
 	q.dst = (struct nlattr){ .nla_len = (uint16_t)(NLA_HDRLEN + n), .nla_type = RTA_DST };
 	memcpy(q.ip, a->ip, n);

@@ -422,6 +422,74 @@ static void spreading_over_nothing_is_refused(void **state)
 	assert_int_equal(sock_spread_by_source(-1, GROUP), -EBADF);
 }
 
+/* ---- somebody else's address as source ---- */
+
+static void the_source_may_be_somebody_elses(void **state)
+{
+	struct addr a = addr_of("127.0.0.1:0"), from = addr_of("127.200.0.9:4711"), peer;
+	struct sock_how how = {.from = &from};
+	struct err e = {""};
+	int l = listen_on(&a), c = sock_connect_how(&a, &how, &e), s;
+
+	(void)state;
+	if (c == -EPERM) {
+		assert_non_null(strstr(e.msg, "CAP_NET_ADMIN"));
+		close(l);
+		skip();
+	}
+	assert_true(c >= 0);
+	s = accept_one(l, &peer);
+	assert_int_equal(opt(c, IPPROTO_IP, IP_TRANSPARENT), 1);
+	assert_memory_equal(peer.ip, from.ip, 4);
+	assert_int_not_equal(peer.port, from.port); /* the client's own connection has that one */
+	assert_true(peer.port != 0);
+	close(c);
+	close(s);
+	close(l);
+}
+
+static void its_family_must_fit(void **state)
+{
+	struct addr a = addr_of("127.0.0.1:1"), from = addr_of("[2001:db8::1]:4711");
+	struct sock_how how = {.from = &from};
+	struct err e = {""};
+
+	(void)state;
+	assert_int_equal(sock_connect_how(&a, &how, &e), -EAFNOSUPPORT);
+	assert_non_null(strstr(e.msg, "other family"));
+}
+
+static void without_the_right_it_says_which(void **state)
+{
+	struct addr a = addr_of("127.0.0.1:1"), from = addr_of("127.200.0.9:4711");
+	struct sock_how how = {.from = &from};
+	struct err e = {""};
+	int status;
+	pid_t pid = fork();
+
+	(void)state;
+	assert_true(pid >= 0);
+	if (pid == 0) {
+		if (geteuid() == 0 && setuid(65534))
+			_exit(2);
+		_exit(sock_connect_how(&a, &how, &e) == -EPERM && strstr(e.msg, "127.200.0.9") && strstr(e.msg, "CAP_NET_ADMIN") ? 0 : 1);
+	}
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	assert_int_equal(status, 0);
+}
+
+static void a_namespace_that_is_not_there_is_no_connect(void **state)
+{
+	struct netns ns = {.name = "no-such-namespace"};
+	struct addr a = addr_of("127.0.0.1:1");
+	struct sock_how how = {.netns = &ns};
+	struct err e = {""};
+
+	(void)state;
+	assert_int_equal(sock_connect_how(&a, &how, &e), -ENOENT);
+	assert_non_null(strstr(e.msg, "no-such-namespace"));
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -440,6 +508,10 @@ int main(void)
 		cmocka_unit_test(a_client_stays_with_one_listener),
 		cmocka_unit_test(ipv6_clients_stay_too),
 		cmocka_unit_test(spreading_over_nothing_is_refused),
+		cmocka_unit_test(the_source_may_be_somebody_elses),
+		cmocka_unit_test(its_family_must_fit),
+		cmocka_unit_test(without_the_right_it_says_which),
+		cmocka_unit_test(a_namespace_that_is_not_there_is_no_connect),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -223,6 +223,82 @@ static void inner_listeners_see_its_addresses(void **state)
 	assert_ptr_equal(s.cluster, &to_b);
 }
 
+/* ---- the short way: the chain goes on at a listener of this node ---- */
+
+static void a_chain_goes_on_with_what_that_listener_sees(void **state)
+{
+	struct stage_context ctx = asking("10.0.0.7:80"), there = asking("tcp.local:1");
+	struct stages s;
+
+	(void)state;
+	assert_int_equal(stages_resolve(&li[OUTBOUND], &ctx, &s), STAGE_GO);
+	assert_int_equal(stages_extend(&li[TUNNEL_IN], &there, &s), STAGE_GO);
+	passes(&s, 4, OUTBOUND, AUDIT, METER, TUNNEL_IN);
+	assert_ptr_equal(s.cluster, &local);
+	assert_ptr_equal(s.route, &routes[0]);
+	assert_false(s.forward);
+}
+
+static void an_internal_listener_may_be_passed_on_both_sides(void **state)
+{
+	struct stage_context ctx = asking("10.0.0.7:80"), there = asking("checked.local:1");
+	struct stages s;
+
+	(void)state;
+	li[METER].to = (struct cfg_target){.listener = &li[CHECK]};
+	li[CHECK].to = (struct cfg_target){.cluster = &to_b};
+	assert_int_equal(stages_resolve(&li[OUTBOUND], &ctx, &s), STAGE_GO);
+	assert_ptr_equal(s.cluster, &to_b);
+	li[CHECK].to = (struct cfg_target){.cluster = &local};
+	assert_int_equal(stages_extend(&li[TUNNEL_IN], &there, &s), STAGE_GO);
+	passes(&s, 6, OUTBOUND, AUDIT, METER, CHECK, TUNNEL_IN, CHECK);
+	assert_ptr_equal(s.cluster, &local);
+}
+
+static void a_chain_that_comes_back_is_a_loop(void **state)
+{
+	struct stage_context ctx = asking("onward.local:1");
+	struct stages s;
+
+	(void)state;
+	assert_int_equal(stages_resolve(&li[TUNNEL_IN], &ctx, &s), STAGE_GO);
+	assert_true(s.forward);
+	assert_int_equal(stages_extend(&li[TUNNEL_IN], &ctx, &s), STAGE_LOOP);
+	passes(&s, 1, TUNNEL_IN); /* nothing was added */
+	assert_null(s.cluster);
+	assert_false(s.forward);
+}
+
+static void what_finds_no_route_there_says_how_far_it_came(void **state)
+{
+	struct stage_context ctx = asking("10.0.0.7:80"), there = asking("elsewhere.local:1");
+	struct stages s;
+
+	(void)state;
+	assert_int_equal(stages_resolve(&li[OUTBOUND], &ctx, &s), STAGE_GO);
+	assert_int_equal(stages_extend(&li[TUNNEL_IN], &there, &s), STAGE_NO_ROUTE);
+	passes(&s, 4, OUTBOUND, AUDIT, METER, TUNNEL_IN);
+	assert_null(s.cluster);
+}
+
+static void the_bound_is_that_of_the_whole_chain(void **state)
+{
+	static struct cfg_listener l[CFG_CHAIN_MAX];
+	struct stage_context ctx = asking("a:1");
+	struct stages s;
+
+	(void)state;
+	for (uint32_t i = 0; i < ARRAY_LEN(l); i++)
+		l[i] = (struct cfg_listener){.id = 10 + i, .to = {.listener = i + 1 < ARRAY_LEN(l) ? &l[i + 1] : NULL}};
+	l[CFG_CHAIN_MAX - 1].to = (struct cfg_target){.cluster = &local};
+	assert_int_equal(stages_resolve(&li[OUTBOUND], &ctx, &s), STAGE_GO); /* three */
+	assert_int_equal(stages_extend(&l[3], &ctx, &s), STAGE_GO);
+	assert_int_equal(s.n, CFG_CHAIN_MAX);
+	assert_int_equal(stages_resolve(&li[OUTBOUND], &ctx, &s), STAGE_GO);
+	assert_int_equal(stages_extend(&l[2], &ctx, &s), STAGE_NO_ROUTE);
+	assert_int_equal(s.n, CFG_CHAIN_MAX);
+}
+
 /* ---- length ---- */
 
 static void a_chain_may_be_as_long_as_allowed(void **state)
@@ -260,6 +336,11 @@ int main(void)
 		T(inner_listeners_route_on_the_outermost_leg),
 		T(inner_listeners_see_its_metadata),
 		T(inner_listeners_see_its_addresses),
+		T(a_chain_goes_on_with_what_that_listener_sees),
+		T(an_internal_listener_may_be_passed_on_both_sides),
+		T(a_chain_that_comes_back_is_a_loop),
+		T(what_finds_no_route_there_says_how_far_it_came),
+		T(the_bound_is_that_of_the_whole_chain),
 		T(a_chain_may_be_as_long_as_allowed),
 	};
 

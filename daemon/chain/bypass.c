@@ -170,7 +170,7 @@ const char *conn_mover(const struct conn *c)
 {
 	uint64_t all = c->bytes[SRC] + c->bytes[DST], b = c->bypassed[SRC] + c->bypassed[DST], s = c->spliced[SRC] + c->spliced[DST];
 
-	if (c->state != CONN_CLOSED && c->byp.state == BYPASS_OPEN)
+	if (c->state != CONN_CLOSED && c->byp.state == BYPASS_OPEN && bypass_on(c->w->d->kernel.bypass))
 		return end_to_end(c) ? "bypass" : "leg";
 	if (c->state == CONN_CLOSED && 2 * b >= all && b)
 		return end_to_end(c) ? "bypass" : "leg";
@@ -182,7 +182,7 @@ const char *conn_mover_why(const struct conn *c)
 	const struct kernel *k = &c->w->d->kernel;
 
 	if (c->byp.state == BYPASS_OPEN)
-		return "";
+		return bypass_on(k->bypass) ? "" : "the bypass is switched off (aditctl kernel bypass on)";
 	if (!k->bypass)
 		return k->why[KERNEL_BYPASS].msg;
 	return bypass_why_str((enum bypass_why)c->byp.why);

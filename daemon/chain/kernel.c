@@ -292,6 +292,6 @@ int inspect_bypass(struct daemon *d, bool on)
 	if (!d->kernel.bypass)
 		return -ENOENT;
 	bypass_switch(d->kernel.bypass, on);
-	log_info(LA_MAIN, "bypass switched %s by an operator", on ? "on" : "off: joined connections go by TCP from now on");
+	log_info(LA_MAIN, "bypass switched %s", on ? "on by an operator" : "off by an operator: joined connections go by TCP from now on");
 	return 0;
 }

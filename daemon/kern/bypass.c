@@ -205,10 +205,15 @@ void bypass_switch(struct bypass *b, bool on)
 	__atomic_store_n(&b->obj.node->off, !on, __ATOMIC_RELEASE);
 }
 
+bool bypass_on(const struct bypass *b)
+{
+	return !__atomic_load_n(&b->obj.node->off, __ATOMIC_ACQUIRE);
+}
+
 void bypass_info(struct bypass *b, struct bypass_info *ret)
 {
 	*ret = (struct bypass_info){
-		.switched_on = !__atomic_load_n(&b->obj.node->off, __ATOMIC_ACQUIRE),
+		.switched_on = bypass_on(b),
 		.evidence = b->obj.evidence,
 		.rdonly_cast = b->obj.cast,
 		.shared = b->obj.shared,

@@ -89,6 +89,7 @@ int bypass_create(struct bypass **ret, const struct cfg_kernel *cfg, struct err 
 void bypass_destroy(struct bypass *b); /* NULL is fine; sockets stay connected, by TCP */
 /** bypass_switch() - the kill switch of this node: off turns all joined connections into plain TCP at once */
 void bypass_switch(struct bypass *b, bool on);
+bool bypass_on(const struct bypass *b); /* as switched, by any agent of the node */
 void bypass_info(struct bypass *b, struct bypass_info *ret);
 
 /**

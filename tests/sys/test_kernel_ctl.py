@@ -77,6 +77,39 @@ def test_without_privileges(w, node):
     assert r.returncode == 1 and "no bypass to switch" in r.stderr
 
 
+@pytest.mark.rows("41: kill switch", "A18")
+def test_bypass_is_switched(w, node):
+    """joined, switched off, on again: shown everywhere, and every byte arrives"""
+    def serve(c):
+        c.sock.settimeout(lib.TIMEOUT)  # polls, then reads: never asleep within recv()
+        lib.serve_echo(c)
+    back, where = w.backend(node, serve), node.at()
+    a = w.agent(node, "agent", {
+        "kernel": {"pin": "none", "bypass": {"enabled": True, "allow": [{"ports": [back.port]}]}},
+        "listeners": [lib.tcp("in", where, "app")], "clusters": [lib.cluster("app", back.where)]})
+    if means(a)["bypass"]["state"] != "on":
+        pytest.skip("no bypass here: " + means(a)["bypass"]["why"])
+    s = w.app(where)
+
+    def trips(n):
+        for i in range(n):
+            lib.echo(s, lib.pattern(100, i))
+        return a.ctl("conn", 1)
+    row = trips(200)
+    assert row["mover"] == "bypass" and row["mover_why"] is None and row["bypassed_sent"] > 10000 < row["bypassed_recv"], row
+    assert "bypass, since the start: 1 joined" in a.ctl("kernel", as_json=False)
+    a.ctl("kernel", "bypass", "off", as_json=False)
+    was, row = row, trips(200)
+    assert row["mover"] == "relay" and "switched off" in row["mover_why"] and row["bypassed_sent"] == was["bypassed_sent"], row
+    assert "switched off 400" in row["bypass_refused"] and means(a)["bypass"]["state"] == "off"
+    assert re.search(r"messages that went by TCP: .*switched off 400", a.ctl("kernel", as_json=False))
+    assert 'adit_bypass_messages_refused_total{reason="switched off"} 400' in a.metrics()
+    a.ctl("kernel", "bypass", "on", as_json=False)
+    row = trips(200)
+    assert row["mover"] == "bypass" and row["bypassed_sent"] > was["bypassed_sent"] + 10000, row
+    a.logged("bypass switched off by an operator")
+
+
 @pytest.mark.rows("11: aditctl tunnel", "10")
 def test_tunnel_shows_engines(w, node, pair):
     """each direction has its engine; one that is not the kernel's says why"""

@@ -191,12 +191,26 @@ static __always_inline void end_fill(struct adit_end *e, struct tcp_sock *tp, co
 	__builtin_memcpy(e->remote, (const void *)&(u32){sk->__sk_common.skc_daddr}, 4);
 }
 
-/* watched: an application's socket whose other end is an agent's may be joined one day, and needs TCP_NODELAY then */
-static __always_inline void watch(struct bpf_sock_ops *ops, bool on)
+/*
+ * Watched is an application's socket whose other end is an agent's: it may be joined one day, and needs TCP_NODELAY then, which only
+ * sockops can set. The flag is one for all sockops programs of the node (a second bypass, say): who set it first takes it away, and who
+ * still wants it then sets it again. Programs of one event run one after the other, so no event is missed.
+ */
+static __always_inline void watch(struct bpf_sock_ops *ops, struct adit_own *own)
 {
 	u32 flags = ops->bpf_sock_ops_cb_flags;
 
-	bpf_sock_ops_cb_flags_set(ops, (int)(on ? flags | BPF_SOCK_OPS_RTT_CB_FLAG : flags & ~BPF_SOCK_OPS_RTT_CB_FLAG));
+	if (flags & BPF_SOCK_OPS_RTT_CB_FLAG)
+		return;
+	own->watching = 1;
+	bpf_sock_ops_cb_flags_set(ops, (int)(flags | BPF_SOCK_OPS_RTT_CB_FLAG));
+}
+static __always_inline void unwatch(struct bpf_sock_ops *ops, struct adit_own *own)
+{
+	own->nodelay = ADIT_NODELAY_DONE;
+	if (own->watching)
+		bpf_sock_ops_cb_flags_set(ops, (int)(ops->bpf_sock_ops_cb_flags & ~(u32)BPF_SOCK_OPS_RTT_CB_FLAG));
+	own->watching = 0;
 }
 
 static __always_inline int pair_ends(struct bpf_sock_ops *ops, u32 side)
@@ -222,7 +236,7 @@ static __always_inline int pair_ends(struct bpf_sock_ops *ops, u32 side)
 	own->key.pport = (u16)(side ? ops->local_port : bpf_ntohl(ops->remote_port));
 	own->side = (u8)side;
 	own->nodelay = ADIT_NODELAY_IDLE;
-	own->samples = 0;
+	own->samples = own->watching = 0;
 	if (!side) {
 		struct adit_pair new = {};
 
@@ -230,7 +244,7 @@ static __always_inline int pair_ends(struct bpf_sock_ops *ops, u32 side)
 		new.end[0].cookie = bpf_get_socket_cookie(ops);
 		bpf_map_update_elem(&pairs, &own->key, &new, BPF_ANY);
 		if (!own->agent)
-			watch(ops, true); /* whether its other end is an agent is not known yet */
+			watch(ops, own); /* whether its other end is an agent is not known yet */
 	} else {
 		struct adit_pair *p = bpf_map_lookup_elem(&pairs, &own->key);
 
@@ -240,7 +254,7 @@ static __always_inline int pair_ends(struct bpf_sock_ops *ops, u32 side)
 		p->end[1].cookie = bpf_get_socket_cookie(ops);
 		if (!own->agent && p->end[0].agent) {
 			own->nodelay = ADIT_NODELAY_PEER;
-			watch(ops, true);
+			watch(ops, own);
 		}
 	}
 	return 1;
@@ -255,27 +269,29 @@ static __always_inline int round_trip(struct bpf_sock_ops *ops)
 	if (!sk)
 		return 1;
 	own = bpf_sk_storage_get(&owners, sk, 0, 0);
-	if (!own)
+	if (!own || own->agent || own->nodelay == ADIT_NODELAY_DONE)
+		return 1;
+	tp = bpf_skc_to_tcp_sock(sk);
+	if (!tp)
 		return 1;
 	if (own->nodelay == ADIT_NODELAY_IDLE) { /* the first: who is the other end? */
 		struct adit_pair *p = bpf_map_lookup_elem(&pairs, &own->key);
 
+		own->nodelay = ADIT_NODELAY_PEER;
 		if (!p || !p->end[1].agent) {
-			watch(ops, false);
+			unwatch(ops, own);
 			return 1;
 		}
-		own->nodelay = ADIT_NODELAY_PEER;
 	}
-	tp = bpf_skc_to_tcp_sock(sk);
-	if (!tp)
-		return 1;
 	if (own->nodelay == ADIT_NODELAY_WANTED) {
 		int one = 1;
 
 		bpf_setsockopt(ops, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
-		watch(ops, false);
+		unwatch(ops, own);
 	} else if (BPF_CORE_READ_BITFIELD(tp, nonagle) & TCP_NAGLE_OFF || ++own->samples > SAMPLES) {
-		watch(ops, false);
+		unwatch(ops, own);
+	} else {
+		watch(ops, own);
 	}
 	return 1;
 }
@@ -375,8 +391,8 @@ static __always_inline u32 claim(struct bpf_sock *sk, struct adit_req_end *q)
 static __always_inline u32 bind_both(struct adit_req *q, struct bpf_sock *a, struct bpf_sock *b)
 {
 	u64 ca = q->end[0].bind.cookie, cb = q->end[1].bind.cookie;
-	long e;
 	u32 r, s;
+	int e; /* not long: before 6.4 the upper half of the result means nothing */
 
 	r = check(a, &q->end[0]);
 	s = check(b, &q->end[1]);
@@ -390,10 +406,10 @@ static __always_inline u32 bind_both(struct adit_req *q, struct bpf_sock *a, str
 	r = claim(b, &q->end[1]);
 	if (r != ADIT_DONE)
 		goto unbind_a;
-	e = bpf_map_update_elem(&socks, &ca, a, BPF_NOEXIST);
+	e = (int)bpf_map_update_elem(&socks, &ca, a, BPF_NOEXIST);
 	if (e)
 		goto unbind_b;
-	e = bpf_map_update_elem(&socks, &cb, b, BPF_NOEXIST);
+	e = (int)bpf_map_update_elem(&socks, &cb, b, BPF_NOEXIST);
 	if (e)
 		goto take_out_a;
 	return ADIT_DONE;
@@ -434,7 +450,7 @@ static __always_inline u32 take_out(struct adit_req *q, struct bpf_sock *sk)
 		return ADIT_NOT_IN;
 	if (!queue_empty(psock))
 		return ADIT_NOT_EMPTY;
-	return bpf_map_delete_elem(&socks, &cookie) ? ADIT_NOT_IN : ADIT_DONE;
+	return (int)bpf_map_delete_elem(&socks, &cookie) ? ADIT_NOT_IN : ADIT_DONE;
 }
 
 SEC("tc")

@@ -57,9 +57,10 @@ struct adit_own {
 	__u32 tgid, agent;
 	__u8 side;    /* of struct adit_pair */
 	__u8 nodelay; /* enum adit_nodelay */
-	__u16 samples; /* round trips since; the wait for ADIT_NODELAY_WANTED ends some day */
+	__u16 samples : 15; /* round trips since; the wait for ADIT_NODELAY_WANTED ends some day */
+	__u16 watching : 1; /* it was us who set BPF_SOCK_OPS_RTT_CB_FLAG */
 };
-enum adit_nodelay { ADIT_NODELAY_IDLE, ADIT_NODELAY_PEER /* it is an agent */, ADIT_NODELAY_WANTED };
+enum adit_nodelay { ADIT_NODELAY_IDLE, ADIT_NODELAY_PEER /* it is an agent */, ADIT_NODELAY_WANTED, ADIT_NODELAY_DONE };
 
 /** struct adit_link - map "links", by cookie: what an agent does with a socket of its own */
 struct adit_link {

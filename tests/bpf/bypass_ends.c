@@ -351,6 +351,7 @@ static void small_messages(void)
 int main(void)
 {
 	lab_enter();
+	lab_hold();
 	for (size_t i = 0; i < ARRAY_LEN(ending); i++) {
 		char said[2][400] = {0};
 

@@ -445,15 +445,46 @@ static void agents(void)
 	close(l);
 }
 
+/* ---- beside another bypass, whose programs see the same sockets and know nothing of us ---- */
+
+static void with_stranger(const char *name, bool first)
+{
+	struct relay_opts o = {.ip = "127.0.0.1", .to_ip = "127.0.0.1", .port = FRONT, .to = BACK, .after = 3, .max = 4, .sums = relay_sums()};
+	int l = listen_on("127.0.0.1", BACK), c, s;
+	pid_t p = 0;
+
+	lab.strange = true;
+	if (!first)
+		p = relay_start(&o);
+	lab_hold();
+	if (first)
+		p = relay_start(&o);
+	c = (int)MUST(connect_to("127.0.0.1", FRONT));
+	s = (int)MUST(accept4(l, NULL, NULL, SOCK_CLOEXEC));
+	trips(c, s, 40, name);
+	show(o.sums->joins == 1, "beside %s bypass: joined", name);
+	why(o.sums);
+	close(c);
+	close(s);
+	close(l);
+	o.sums->stop = 1;
+	waitpid(p, NULL, 0);
+	lab_release();
+	lab.strange = false;
+}
+
 int main(void)
 {
 	lab_enter();
+	agents();
+	with_stranger("an older", true);
+	with_stranger("a younger", false);
+	lab_hold();
 	addresses();
 	legs("a leg, accepted", false, false);
 	legs("a leg, dialled", true, false);
 	legs("a leg, accepted, through another agent", false, true);
 	legs("a leg, dialled, through another agent", true, true);
-	agents();
 	namespaces();
 	return lab_done();
 }

@@ -2,24 +2,26 @@
  * A rec with known keys against any bytes, and against records made with the right keys, whole, damaged, forged, in pieces of any
  * size. What must come out is computed beside it. The socket is memory: recv() and send() are wrapped.
  *
- * Byte 0: bit 0 AES-256, bit 1 plain engine, bit 2 server, bit 3 CHACHA20; byte 1 seeds sizes and the socket's moods. Then commands, three bytes each:
+ * Byte 0: bit 0 AES-256, bit 1 plain engine, bit 2 server, bit 3 CHACHA20, bit 4 receiving and bit 5 sending by the kernel (the one of
+ * unit/fake_ktls.h), bit 6 as Linux 6.1 does; byte 1 seeds sizes and the socket's moods. Then commands, three bytes each:
  *	what	below: the kind of record, or garbage
  *	size	two bytes, little endian, of which the payload is made: the input's bytes as far as they go, then zeros
  */
 /* fuzz: -max_len=2048 */
-/* link: -Wl,--wrap=recv -Wl,--wrap=send -Wl,--wrap=close */
+/* link: -Wl,--wrap=setsockopt,--wrap=getsockopt,--wrap=recvmsg,--wrap=sendmsg,--wrap=send,--wrap=recv,--wrap=epoll_wait,--wrap=poll,--wrap=close */
 #include "daemon/tls/record.c"
 #include "base/clean.h"
+#define FAKE_TCP
+#define FAKE_IN 40000u
+static ssize_t fake_tcp_recv(int fd, void *p, size_t n, int flags);
+static ssize_t fake_tcp_send(int fd, const void *p, size_t n, int flags);
+static int fake_tcp_close(int fd);
+#include "unit/fake_ktls.h"
 #include <stdio.h>
 #include <stdlib.h>
 
-#define FD 1000000 /* no descriptor: what is wrapped must not reach the kernel */
+#define FD 250 /* no descriptor: what is wrapped must not reach the kernel */
 #define WIRE (1u << 20)
-
-ssize_t __wrap_recv(int fd, void *p, size_t n, int flags);
-ssize_t __wrap_send(int fd, const void *p, size_t n, int flags);
-int __wrap_close(int fd);
-int __real_close(int fd);
 
 static void check(bool ok, const char *what)
 {
@@ -45,7 +47,7 @@ static int fin; /* 0: more may come; 1: FIN behind the bytes; 2: RST */
 static int closed;
 static bool full; /* now and then the socket takes only a part */
 
-ssize_t __wrap_recv(int fd, void *p, size_t n, int flags)
+static ssize_t fake_tcp_recv(int fd, void *p, size_t n, int flags)
 {
 	size_t k = min_u64(n, wire_n - wire_off);
 
@@ -63,7 +65,7 @@ ssize_t __wrap_recv(int fd, void *p, size_t n, int flags)
 	return (ssize_t)k;
 }
 
-ssize_t __wrap_send(int fd, const void *p, size_t n, int flags)
+static ssize_t fake_tcp_send(int fd, const void *p, size_t n, int flags)
 {
 	size_t k = n;
 
@@ -86,7 +88,7 @@ ssize_t __wrap_send(int fd, const void *p, size_t n, int flags)
 	return (ssize_t)k;
 }
 
-int __wrap_close(int fd)
+static int fake_tcp_close(int fd)
 {
 	if (fd != FD)
 		return __real_close(fd);
@@ -127,6 +129,7 @@ static uint8_t model[WIRE];
 static size_t model_n, model_at;  /* payload that must arrive; has arrived */
 static bool model_end;		  /* then an orderly end */
 static bool model_bad;		  /* then an error */
+static bool model_expired;	  /* then a KeyUpdate that cannot be followed */
 static uint8_t model_updates;	  /* KeyUpdates so far */
 
 static int sink(void *arg, const uint8_t *p, size_t n)
@@ -140,7 +143,7 @@ static int sink(void *arg, const uint8_t *p, size_t n)
 
 static bool over(void)
 {
-	return model_end || model_bad;
+	return model_end || model_bad || model_expired;
 }
 
 static void expect(const void *p, size_t n)
@@ -182,6 +185,9 @@ static void control_expect(uint8_t type, const uint8_t *p, size_t n)
 		model_end = true;
 	else if (type == TYPE_HANDSHAKE && n >= 4 && p[0] == HS_NEW_SESSION_TICKET)
 		;
+	else if (type == TYPE_HANDSHAKE && n == 5 && !memcmp(p, "\x18\0\0\1", 4) && p[4] <= 1 &&
+		 (r.rx == REC_KTLS || (p[4] && r.tx == REC_KTLS)))
+		model_expired = true;
 	else if (type == TYPE_HANDSHAKE && n == 5 && !memcmp(p, "\x18\0\0\1", 4) && p[4] <= 1 && model_updates < UPDATES_MAX) {
 		model_updates++;
 		check(seal_update(&mirror, &mirror.tx) == 0, "keys can be updated");
@@ -252,6 +258,8 @@ static void command(uint8_t what, const uint8_t *p, size_t n)
 	case 12: /* ChangeCipherSpec in the clear */
 		memcpy(wire + wire_n, "\x14\3\3\0\1\1", 6);
 		wire_n += 6;
+		if (r.rx == REC_KTLS && !over()) /* which the kernel does not know */
+			model_bad = true;
 		break;
 	case 13: /* one left out: the next does not fit */
 		if (over())
@@ -323,6 +331,29 @@ static void back_check(void)
 
 /* ---- a run ---- */
 
+static void to_kernel(uint8_t how)
+{
+	struct fake_sock *f = calloc(1, sizeof(*f));
+
+	check(f != NULL, "memory");
+	fake_socks[FD] = f;
+	keys_set(&f->keys, how, 20, 10);
+	f->ulp = true;
+	r.cipher = f->cipher_of[0] = f->cipher_of[1] = f->keys.cipher;
+	if (how & 16) {
+		f->on[0] = true;
+		r.rx = REC_KTLS;
+		seal_forget(&r.keys->rx);
+	}
+	if (how & 32) {
+		f->on[1] = true;
+		r.tx = REC_KTLS;
+		seal_forget(&r.keys->tx);
+	}
+	if ((how & 48) == 48)
+		keys_drop(&r);
+}
+
 static void begin(uint8_t how)
 {
 	struct rec none = {.loop = NULL};
@@ -337,8 +368,10 @@ static void begin(uint8_t how)
 	memset(&l.stats, 0, sizeof(l.stats));
 	wire_n = wire_off = back_n = model_n = model_at = said_n = 0;
 	fin = closed = 0;
-	model_end = model_bad = false;
+	model_end = model_bad = model_expired = false;
 	model_updates = 0;
+	memset(&fake, 0, sizeof(fake));
+	fake.linux61 = how & 64;
 	r = none;
 	check(rec_open(&r, &l, FD, NULL, (how & 4) != 0, NULL) == 0, "a rec can be opened");
 	keys_set(&mirror, how, 10, 20);
@@ -348,6 +381,8 @@ static void begin(uint8_t how)
 	r.keys = calloc(1, sizeof(*r.keys));
 	check(r.keys != NULL, "memory");
 	keys_set(r.keys, how, 20, 10);
+	if (how & 48)
+		to_kernel(how);
 }
 
 static size_t commands(const uint8_t *p, size_t n, bool plain, bool *ret_garbage)
@@ -406,17 +441,21 @@ int LLVMFuzzerTestOneInput(const uint8_t *p, size_t n)
 			check(rec_flush(&r) != -EPIPE, "send() has not failed");
 			invariants();
 		}
+		if (r.rx == REC_KTLS && fin && wire_off == wire_n) /* as an event would say */
+			r.hup = true;
 		k = rec_read(&r, sink, NULL, &e);
 		if (k < 0 && k != -EAGAIN)
 			break;
 		invariants();
-		if (k == 0 || (k == -EAGAIN && wire_off == wire_n))
+		if (k == 0 || (k == -EAGAIN && !r.readable && wire_off == wire_n && (r.rx != REC_KTLS || !fin || r.hup)))
 			break;
 	}
 	if (!garbage) {
 		check(model_at == model_n || wire_off < wire_n, "all that was sent has arrived");
 		if (model_bad) {
 			check(k == -EPROTO && e.msg[0], "what is wrong is refused, with a sentence");
+		} else if (model_expired) {
+			check(k == -EKEYEXPIRED && e.msg[0], "what cannot be followed is said to be so");
 		} else if (model_end) {
 			check(k == 0 && r.ended, "close_notify is an orderly end");
 		} else if (plain) {

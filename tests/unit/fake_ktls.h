@@ -4,6 +4,7 @@
  * (tests/vm/ktls.c runs the same tests on the real thing), and what it shall refuse or get wrong can be said in `fake`.
  *
  * link with -Wl,--wrap= of setsockopt getsockopt recvmsg sendmsg send recv epoll_wait poll close. One thread; descriptors below FAKES.
+ * Who has a TCP of his own, too, defines FAKE_TCP and fake_tcp_recv(), fake_tcp_send(), fake_tcp_close().
  */
 #pragma once
 #include "tls/seal.h"
@@ -17,7 +18,9 @@
 #include <sys/socket.h>
 
 #define FAKES	 256
-#define FAKE_IN	 (1u << 20)
+#ifndef FAKE_IN
+#define FAKE_IN (1u << 20) /* what TCP may hold */
+#endif
 #define FAKE_OUT (RECORD_MAX + 64u)
 
 int __real_setsockopt(int fd, int level, int name, const void *p, socklen_t n);
@@ -38,6 +41,12 @@ ssize_t __wrap_recv(int fd, void *p, size_t n, int flags);
 int __wrap_epoll_wait(int ep, struct epoll_event *e, int n, int ms);
 int __wrap_poll(struct pollfd *p, nfds_t n, int ms);
 int __wrap_close(int fd);
+
+#ifndef FAKE_TCP
+#define fake_tcp_recv  __real_recv
+#define fake_tcp_send  __real_send
+#define fake_tcp_close __real_close
+#endif
 
 /* what the kernel is like today; zeroed: all is well */
 static struct {
@@ -105,7 +114,7 @@ static inline void fake_report(struct fake_sock *f)
 static inline void fake_fill(int fd, struct fake_sock *f)
 {
 	while (!f->eof && f->in_n < FAKE_IN) {
-		ssize_t n = __real_recv(fd, f->in + f->in_n, FAKE_IN - f->in_n, MSG_DONTWAIT);
+		ssize_t n = fake_tcp_recv(fd, f->in + f->in_n, FAKE_IN - f->in_n, MSG_DONTWAIT);
 
 		if (n < 0 && errno != EAGAIN)
 			f->err = errno;
@@ -153,13 +162,6 @@ static inline ssize_t fake_read(int fd, struct fake_sock *f, uint8_t *p, size_t 
 
 	*ret_type = 0;
 	fake_fill(fd, f);
-	if (f->err) {
-		int e = f->err;
-
-		if (e == ECONNRESET) /* that of TCP is told once */
-			f->err = 0;
-		return -e;
-	}
 	while (got < n) {
 		int r = fake_open(f);
 		size_t k;
@@ -186,6 +188,12 @@ static inline ssize_t fake_read(int fd, struct fake_sock *f, uint8_t *p, size_t 
 	}
 	if (*ret_type)
 		return (ssize_t)got;
+	if (f->err) {
+		int e = f->err;
+
+		f->err = 0; /* that of TCP is told once */
+		return -e;
+	}
 	if (f->eof && !(fake.linux61 && f->in_n))
 		return 0;
 	return -EAGAIN;
@@ -195,7 +203,7 @@ static inline ssize_t fake_read(int fd, struct fake_sock *f, uint8_t *p, size_t 
 static inline bool fake_push(int fd, struct fake_sock *f)
 {
 	while (f->out_n) {
-		ssize_t n = __real_send(fd, f->out + f->out_off, f->out_n, MSG_DONTWAIT | MSG_NOSIGNAL);
+		ssize_t n = fake_tcp_send(fd, f->out + f->out_off, f->out_n, MSG_DONTWAIT | MSG_NOSIGNAL);
 
 		if (n < 0)
 			return false;
@@ -217,7 +225,7 @@ static inline ssize_t fake_write(int fd, struct fake_sock *f, uint8_t type, cons
 	static uint8_t plain[RECORD_PLAIN + 1];
 	size_t done = 0;
 
-	if (f->err)
+	if (f->err && f->err != ECONNRESET)
 		return -f->err;
 	while (done < n && fake_push(fd, f)) {
 		size_t k = n - done < RECORD_PLAIN ? n - done : RECORD_PLAIN;
@@ -354,7 +362,7 @@ ssize_t __wrap_recv(int fd, void *p, size_t n, int flags)
 
 	fake_push_all();
 	if (!f || !f->on[0])
-		return __real_recv(fd, p, n, flags);
+		return fake_tcp_recv(fd, p, n, flags);
 	r = fake_read(fd, f, p, n, &type);
 	return r < 0 ? fake_says((int)-r) : type && type != TYPE_DATA ? fake_says(EIO) : r;
 }
@@ -365,7 +373,7 @@ ssize_t __wrap_send(int fd, const void *p, size_t n, int flags)
 	ssize_t r;
 
 	if (!f || !f->on[1])
-		return __real_send(fd, p, n, flags);
+		return fake_tcp_send(fd, p, n, flags);
 	r = fake_write(fd, f, TYPE_DATA, p, n);
 	return r < 0 ? fake_says((int)-r) : r;
 }
@@ -433,5 +441,5 @@ int __wrap_close(int fd)
 		free(f);
 		fake_socks[fd] = NULL;
 	}
-	return __real_close(fd);
+	return fake_tcp_close(fd);
 }

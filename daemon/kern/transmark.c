@@ -62,11 +62,11 @@ void transmark_destroy(struct transmark *t)
 
 static int attach(struct transmark *t, uint32_t device)
 {
-	DECLARE_LIBBPF_OPTS(bpf_tc_hook, hook, .ifindex = (int)device, .attach_point = BPF_TC_INGRESS);
-	DECLARE_LIBBPF_OPTS(bpf_tc_opts, opts, .prog_fd = bpf_program__fd(t->skel->progs.transmark_in), .flags = BPF_TC_F_REPLACE,
-			    .handle = HANDLE, .priority = PRIORITY);
+	struct bpf_tc_hook hook = { .sz = sizeof(hook), .ifindex = (int)device, .attach_point = BPF_TC_INGRESS };
+	struct bpf_tc_opts opts = { .sz = sizeof(opts), .flags = BPF_TC_F_REPLACE, .handle = HANDLE, .priority = PRIORITY };
 	int r = bpf_tc_hook_create(&hook);
 
+	opts.prog_fd = bpf_program__fd(t->skel->progs.transmark_in);
 	return r < 0 && r != -EEXIST ? r : bpf_tc_attach(&hook, &opts);
 }
 
@@ -125,8 +125,8 @@ void transmark_leave(struct transmark *t, struct transmark_devices *d)
 	(void)t;
 	place_hear();
 	for (uint32_t i = 0; i < d->n; i++) {
-		DECLARE_LIBBPF_OPTS(bpf_tc_hook, hook, .ifindex = (int)d->index[i], .attach_point = BPF_TC_INGRESS);
-		DECLARE_LIBBPF_OPTS(bpf_tc_opts, opts, .handle = HANDLE, .priority = PRIORITY);
+		struct bpf_tc_hook hook = { .sz = sizeof(hook), .ifindex = (int)d->index[i], .attach_point = BPF_TC_INGRESS };
+		struct bpf_tc_opts opts = { .sz = sizeof(opts), .handle = HANDLE, .priority = PRIORITY };
 
 		(void)bpf_tc_detach(&hook, &opts); /* a device may have gone */
 	}

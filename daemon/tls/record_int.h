@@ -1,6 +1,21 @@
-/* Between record.c and payload.c. */
+/* Between record.c, handshake.c and payload.c. */
 #pragma once
 #include "tls/ktls.h"
+
+enum { ALERT_WARNING = 1, ALERT_FATAL = 2 };
+enum {
+	ALERT_CLOSE_NOTIFY = 0,
+	ALERT_UNEXPECTED_MESSAGE = 10,
+	ALERT_BAD_RECORD_MAC = 20,
+	ALERT_RECORD_OVERFLOW = 22,
+	ALERT_ACCESS_DENIED = 49,
+	ALERT_DECODE_ERROR = 50,
+};
+
+/** rec_alert() - best effort: what does not fit into the socket's buffer now is not worth waiting for. After the handshake. */
+void rec_alert(struct rec *r, uint8_t level, uint8_t code);
+/** rec_keys_drop() - both directions are the kernel's, or it is the end */
+void rec_keys_drop(struct rec *r);
 
 /** rec_send() - now, past what waits. @flags: MSG_MORE or 0. Return: bytes that the socket took, or -errno. */
 ssize_t rec_send(struct rec *r, const uint8_t *p, size_t n, int flags);

@@ -351,7 +351,7 @@ static void to_kernel(uint8_t how)
 		seal_forget(&r.keys->tx);
 	}
 	if ((how & 48) == 48)
-		keys_drop(&r);
+		rec_keys_drop(&r);
 }
 
 static void begin(uint8_t how)

@@ -139,7 +139,7 @@ int diag_tcp(int netns_fd, const struct addr *local, const struct addr *remote, 
 {
 	struct nl_sock *sk = nl_socket_alloc();
 	struct answer x = { .ret = ret };
-	struct inet_diag_req_v2 q;
+	struct inet_diag_req_v2 q = { 0 };
 	int r = request_fill(&q, local, remote);
 
 	if (!sk)

@@ -205,6 +205,7 @@ def test_a_header_is_not_waited_for_for_ever(w, node):
     lib.fin(leaves)
     lib.is_reset(leaves, 2)
     t = time.monotonic()
+    assert all(r["state"] == "opening" and r["chain"] == "entry" for r in a.rows("conn"))
     lib.is_reset(silent)
     lib.is_reset(slow)
     assert time.monotonic() - t < 3

@@ -1,6 +1,4 @@
 """The upstream sees the client's own address: on this node, in another namespace, and across a link; and the way back is cleaned up."""
-import os
-import subprocess
 import time
 
 import pytest
@@ -110,6 +108,7 @@ def test_backend_in_another_namespace(w, nodes):
     s = w.app(listen, client)
     lib.echo(s, lib.pattern(100000))
     assert peer(back) == client.address
+    s.close()
     a.stop()
     assert rules(there) == []
 
@@ -174,10 +173,14 @@ def test_after_a_crash_and_beside_another_agent(w, nodes):
     assert len(rules(node)) == 4
     a.start()
     b = w.agent(node, "two", {"listeners": [lib.tcp("entry", second, "app")], **config})
-    lib.echo(w.app(listen, client))
+    s = w.app(listen, client)
+    lib.echo(s)
+    s.close()
     b.stop()  # takes away what both use
     lib.wait_for(lambda: len(rules(node)) == 4, "they are put back", 5)
-    lib.echo(w.app(listen, client))
+    s = w.app(listen, client)
+    lib.echo(s)
+    s.close()
     a.stop()
     assert rules(node) == []
 

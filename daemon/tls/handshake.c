@@ -16,9 +16,9 @@
 
 enum rec_why { WHY_NONE, WHY_EARLY, WHY_OFF, WHY_RELAY, WHY_ULP, WHY_KEYS };
 
+#if !ADIT_WOLFSSL_PACKAGED
 static int secret_taken(WOLFSSL *ssl, int id, const unsigned char *secret, int n, void *arg)
 {
-#if !ADIT_WOLFSSL_PACKAGED
 	struct rec *r = arg;
 	bool mine;
 
@@ -29,11 +29,9 @@ static int secret_taken(WOLFSSL *ssl, int id, const unsigned char *secret, int n
 	memcpy(mine ? r->keys->tx.secret : r->keys->rx.secret, secret, (size_t)n);
 	r->keys->hash_len = (uint8_t)n;
 	r->keys->have_secrets = true;
-#else
-	(void)ssl, (void)id, (void)secret, (void)n, (void)arg, (void)secret_taken;
-#endif
 	return 0;
 }
+#endif
 
 int rec_open(struct rec *r, struct loop *l, int fd, struct tls_ctx *tls, bool server, const char *sni)
 {

@@ -1,6 +1,8 @@
 """PROXY protocol: headers that come in, headers that go out, and what is refused."""
 import socket
 import struct
+import subprocess
+import threading
 import time
 
 import pytest
@@ -284,6 +286,78 @@ def test_the_upstream_that_speaks_first_gets_its_header(w, node):
     assert lib.recv_all(s) == (b"", "fin")
 
 
+@pytest.mark.parametrize("to", ["socket", "tunnel"])
+def test_all_at_once(w, node, to):
+    """header, bytes and FIN are there before anybody looks"""
+    back = w.backend(node, lib.serve_count)
+    listen, tun = node.at(), node.at()
+    w.agent(node, "edge", {"listeners": [lib.tcp("entry", listen, "far" if to == "tunnel" else "count", proxy_protocol=True, proxy_from=["127.0.0.1"]),
+                                         lib.tunnel("in", tun, "count", tls=False)],
+                           "clusters": [lib.cluster("count", back.where), lib.far("far", tun, tls=False, authority="a:1")]})
+    data = lib.pattern(60000)
+    for i in range(10):
+        s = w.app(listen)
+        s.sendall(HEADERS["v2-4"] + data)
+        lib.fin(s)
+        got, end = lib.recv_all(s)
+        assert end == "fin" and int(got.split()[0]) == len(data) and back.conn(i).first == data[:64]
+
+
+def test_bulk_behind_headers(w, node):
+    """whatever moves it: each byte once, in order, and none of the headers'"""
+    back = w.backend(node, reads_v2)
+    listen = node.at()
+    a = w.agent(node, "edge", {"listeners": [lib.tcp("entry", listen, "app", proxy_protocol=True, proxy_from=["127.0.0.1"])],
+                               "clusters": [lib.cluster("app", back.where, proxy_protocol="v2")]})
+    s = w.app(listen)
+    data = lib.pattern((24 << 20) // lib.SLOW)
+    threading.Thread(target=s.sendall, args=(HEADERS["v1-4"] + data,), daemon=True).start()
+    assert lib.recv_exact(s, len(data)) == data
+    lib.fin(s)
+    assert lib.recv_all(s) == (b"", "fin")
+    row, = a.access(1)
+    assert row["bytes_sent"] == row["bytes_recv"] == len(data)
+    assert back.conn().header[0] == "192.0.2.7:4711"
+
+
+def test_bypass_behind_headers(w, node, tmp_path):
+    """joined end to end although the two ends counted differently from the start"""
+    pin = tmp_path / "bpf"
+    pin.mkdir()
+    if subprocess.run(["mount", "-t", "bpf", "bpf", str(pin)], check=False, stderr=subprocess.DEVNULL).returncode:
+        pytest.skip("bpffs cannot be mounted here")
+    try:
+        def polls(c):
+            c.sock.settimeout(lib.TIMEOUT)
+            reads_v2(c)
+        back = w.backend(node, polls)
+        listen = node.at()
+        ports = [back.port, lib.split(listen)[1]]
+        a = w.agent(node, "edge", {"listeners": [lib.tcp("entry", listen, "app", proxy_protocol=True, proxy_from=["127.0.0.1"])],
+                                   "clusters": [lib.cluster("app", back.where, proxy_protocol="v2")],
+                                   "kernel": {"pin": str(pin / "adit"), "bypass": {"enabled": True, "after": 2, "allow": [{"ports": ports}]}}})
+        state = next(r for r in a.ctl("kernel")["means"] if r["name"] == "bypass")
+        if state["state"] != "on":
+            pytest.skip("no bypass here: " + state["why"])
+        s = w.app(listen)
+        s.sendall(HEADERS["v2-6"])
+        total = 0
+        for i in range(300):
+            data = lib.pattern(1 + 37 * i % 3000, i)
+            lib.echo(s, data)
+            total += len(data)
+            time.sleep(0.0005)
+        row = lib.wait_for(lambda: [r for r in a.rows("conn") if r["mover"] == "bypass"], lambda: a.rows("conn"))[0]
+        assert row["bypassed_sent"] > 0 and row["bypassed_recv"] > 0
+        lib.fin(s)
+        assert lib.recv_all(s) == (b"", "fin")
+        done, = a.access(1)
+        assert done["bytes_sent"] == done["bytes_recv"] == total
+        a.stop()
+    finally:
+        subprocess.run(["umount", "-l", str(pin)], check=False)
+
+
 def test_haproxy_understands_us_and_we_it(w, node):
     """another implementation on both sides"""
     if node.run("which", "haproxy", check=False).returncode:
@@ -297,7 +371,6 @@ def test_haproxy_understands_us_and_we_it(w, node):
     path = w.dir / "haproxy.cfg"
     path.write_text(f"defaults\n mode tcp\n timeout connect 5s\n timeout client 20s\n timeout server 20s\n"
                     f"listen x\n bind {mid} accept-proxy\n server a {out} send-proxy\n")
-    import subprocess
     p = subprocess.Popen(node.argv("haproxy", "-f", str(path), "-db"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         lib.wait_for(lambda: node.listening(lib.split(mid)[1]), "haproxy listens")

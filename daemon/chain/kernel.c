@@ -264,8 +264,9 @@ int inspect_kernel(struct daemon *d, struct kernel_row **ret, size_t *ret_n, con
 		snprintf(r[4].detail, sizeof(r[4].detail), "%llu MB moved", (unsigned long long)(s.c[ST_SPLICED_BYTES] / 1000000));
 	row(&r[5], "ktls", k->ktls ? "on" : absent(d->cfg, &k->why[KERNEL_KTLS], d->cfg->kernel.ktls != SWITCH_OFF), k->why[KERNEL_KTLS].msg);
 	if (k->ktls)
-		snprintf(r[5].detail, sizeof(r[5].detail), "%llu tunnels sealed, %llu opened by the kernel, %llu refused",
-			 (unsigned long long)s.c[ST_KTLS_TX], (unsigned long long)s.c[ST_KTLS_RX], (unsigned long long)s.c[ST_KTLS_REFUSED]);
+		snprintf(r[5].detail, sizeof(r[5].detail), "%s; %llu tunnels sealed, %llu opened by the kernel, %llu refused",
+			 ktls_ciphers((char[96]){ 0 }, 96), (unsigned long long)s.c[ST_KTLS_TX], (unsigned long long)s.c[ST_KTLS_RX],
+			 (unsigned long long)s.c[ST_KTLS_REFUSED]);
 	local_row(k, &r[6]);
 	transparent_row(k, &r[7]);
 	*ret = r;

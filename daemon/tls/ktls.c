@@ -2,14 +2,15 @@
  * TLS by the kernel (Documentation/networking/tls.rst), software mode. What it is like:
  *
  * - Keys are given once per direction and socket. Another TLS_RX, as a KeyUpdate would need, is EBUSY before Linux 6.14; so a peer
- *   that updates its keys loses the tunnel, and record.c says so.
- * - send() makes records of 16384 bytes and of the rest; what does not fit into the socket is not sealed. Other types than data go
- *   by control message.
- * - recvmsg() joins data records as far as there are any, and gives others one by one, each with its type in a control message.
- *   Without room for that message they are EIO. FIN is 0 bytes without type; FIN within a record is that, too, or (6.1) EAGAIN.
- * - A record that does not authenticate is EBADMSG, and leaves the same error on the socket for both directions.
- * - The number of records is not told by calls, but getsockopt() knows it.
- * - A socket that is in a sockmap is refused (EINVAL), and the other way round.
+ *   that updates its keys loses the tunnel, and record.c says so (tests/kernel/ktls_rekey.c).
+ * - send() makes records of 16384 bytes and of the rest; what does not fit into the socket is not sealed (ktls_records.c), except
+ *   that the last one may wait inside, and close() drops it (ktls_close.c). Other types than data go by control message.
+ * - recvmsg() joins data records as far as there are any, and gives others one by one, each with its type in a control message
+ *   (ktls_recv.c). Without room for that message they are EIO. FIN is 0 bytes without type; FIN within a record is that, too, or
+ *   (some 6.1) EAGAIN (ktls_truncated.c).
+ * - A record that does not authenticate is EBADMSG, and leaves the same error on the socket for both directions (ktls_badmsg.c).
+ * - The number of records is not told by calls, but getsockopt() knows it (ktls_ciphers.c).
+ * - A socket that is in a sockmap is refused (EINVAL), and the other way round (sockmap_ktls.c).
  *
  * The probe's verdict is process-wide and atomic. A cipher that the kernel does not have is not asked for again: each attempt makes
  * a privileged process wait for modprobe.

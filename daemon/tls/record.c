@@ -268,7 +268,7 @@ static ssize_t read_kernel(struct rec *r, rec_sink sink, void *arg, struct err *
 {
 	static const char truncated[] = "connection ended without close_notify";
 	uint8_t *in = r->loop->scratch.in, type = 0;
-	/* Linux 6.1 says EAGAIN for ever when a FIN cut a record: so nothing can follow what is not whole by then */
+	/* some Linux 6.1 say EAGAIN for ever when a FIN cut a record: so nothing can follow what is not whole by then */
 	bool fin = r->hup && fin_is_here(r);
 
 	for (int i = 0; i < CONTROLS_MAX; i++) {

@@ -283,8 +283,8 @@ static int load(struct bypass_obj *o, const struct cfg_kernel *cfg, const struct
 		r = open_and_load(&s, o, knobs, btf, false);
 	}
 	btf__free(btf);
-	if (r < 0)
-		return refused(r, reterr);
+	if (r < 0 || !s)
+		return refused(r < 0 ? r : -EIO, reterr);
 	r = keep(o, s);
 	if (r == 0)
 		r = map_memory(o);

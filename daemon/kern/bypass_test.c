@@ -80,7 +80,7 @@ static int wait_for(struct probe *p, int fd)
 
 static int take(struct probe *p, int to, const uint8_t *want, size_t n)
 {
-	uint8_t buf[8 * MESSAGE];
+	uint8_t buf[8 * MESSAGE] = {0};
 	size_t have = 0;
 
 	while (have < n) {

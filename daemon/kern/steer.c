@@ -145,8 +145,10 @@ static int load(struct steer *s, struct space *at, int cgroup, const char *why, 
 	struct steer_skel *k = steer__open();
 	int r;
 
-	if (!k)
-		return place_refused(-errno, "steer", reterr);
+	if (!k) {
+		(void)place_refused(-errno, "steer", reterr);
+		return -ENOMEM; /* all that opening can want */
+	}
 	at->skel = k;
 	k->rodata->netns = at->cookie;
 	r = steer__load(k);

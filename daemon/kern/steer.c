@@ -13,6 +13,7 @@
 #include "kern/nets.h"
 #include "kern/place.h"
 #include "base/clean.h"
+#include <assert.h>
 #include <bpf/bpf.h>
 #include <bpf/libbpf.h>
 #include <linux/sockios.h>
@@ -100,6 +101,7 @@ static int put_rule(struct space *s, const struct config *cfg, const struct cfg_
 	uint32_t i = s->rules;
 	int r = exceptions(cfg, l, cookie, &except);
 
+	assert(s->skel); /* loaded with the namespace's first rule */
 	if (!rule || r < 0)
 		return err_set(reterr, -ENOMEM, "out of memory");
 	if (i >= ADIT_STEER_RULES)

@@ -63,6 +63,7 @@ struct leg {
 	bool readable, writable; /* sockets: as epoll's edges say */
 	bool hup;		 /* sockets: FIN or error is waiting behind the bytes; read until 0 */
 	bool mapped;		 /* sockets: in a sockmap; a short read does not mean that it is empty */
+	bool urgent;		 /* sockets: urgent data came: reads stop at it, so a short one does not mean that it is empty */
 	bool in_done, out_done;
 	bool answered;		 /* stream, source: 200 was sent; destination: 200 was received */
 	uint8_t bulk;		 /* sockets: large reads of late; splice.c */

@@ -134,7 +134,7 @@ static ssize_t leg_read(struct conn *c, struct leg *from, uint8_t *p, size_t max
 	stats_inc(&c->w->loop.stats, ST_SYS_RECV);
 	if (r > 0) {
 		stats_add(&c->w->loop.stats, ST_APP_RX_BYTES, (uint64_t)r);
-		if ((size_t)r < max && !from->hup && !from->mapped)
+		if ((size_t)r < max && !from->hup && !from->mapped && !from->urgent)
 			from->readable = false; /* drained: an edge follows when more comes */
 		return r;
 	}
@@ -461,6 +461,8 @@ void relay_event(struct conn *c, int side, uint32_t events)
 	}
 	if (events & (EPOLLRDHUP | EPOLLHUP))
 		g->hup = true;
+	if (events & EPOLLPRI)
+		g->urgent = true;
 	if (events & (EPOLLIN | EPOLLRDHUP | EPOLLHUP))
 		g->readable = true;
 	if (events & EPOLLOUT) {

@@ -28,8 +28,8 @@ bool leg_spliceable(const struct conn *c, int side)
 {
 	const struct leg *g = &c->leg[side];
 
-	/* what a sockmap redirects is not seen by splice() */
-	return g->kind == LEG_SOCK && !g->mapped;
+	/* splice() does not see what a sockmap redirects, and does not get past urgent data: tests/kernel/splice_edges.c */
+	return g->kind == LEG_SOCK && !g->mapped && !g->urgent;
 }
 
 void splice_saw(struct conn *c, struct leg *from, size_t n)

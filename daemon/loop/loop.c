@@ -88,7 +88,7 @@ void loop_finish(struct loop *l)
 
 int loop_watch(struct loop *l, int fd, union ev_ref ref)
 {
-	struct epoll_event ev = { .events = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET, .data.u64 = ref.u64 };
+	struct epoll_event ev = { .events = EPOLLIN | EPOLLPRI | EPOLLOUT | EPOLLRDHUP | EPOLLET, .data.u64 = ref.u64 };
 
 	stats_inc(&l->stats, ST_SYS_OTHER);
 	return epoll_ctl(l->epfd, EPOLL_CTL_ADD, fd, &ev) ? -errno : 0;

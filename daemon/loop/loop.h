@@ -3,7 +3,7 @@
  * the main thread. A loop and all that hangs on it belong to one thread; the only thing another thread may call is
  * loop_post().
  *
- * Every descriptor is registered once with EPOLLIN|EPOLLOUT|EPOLLRDHUP|EPOLLET and never modified: owners keep `readable` and
+ * Every descriptor is registered once with EPOLLIN|EPOLLPRI|EPOLLOUT|EPOLLRDHUP|EPOLLET and never modified: owners keep `readable` and
  * `writable` as state and clear them on a short read or EAGAIN (epoll(7), "Possible pitfalls"). So a message costs no
  * epoll_ctl(), and what is waited for is what the owner's state says.
  */

@@ -7,6 +7,7 @@
 #include "chain/daemon.h"
 #include "config/config.h"
 #include "net/sock.h"
+#include "policy/policy.h"
 #include <getopt.h>
 #include <signal.h>
 #include <stdio.h>
@@ -113,6 +114,29 @@ static int options_parse(int argc, char **argv, struct options *o)
 	return 0;
 }
 
+/* what of them is not plainly in force, and what they cost */
+static void print_policies(const struct config *cfg)
+{
+	uint32_t allow = 0, dry = 0, elsewhere = 0;
+	struct policy_cost cost;
+
+	if (!cfg->n_policies) {
+		printf("\n");
+		return;
+	}
+	for (uint32_t i = 0; i < cfg->n_policies; i++) {
+		allow += cfg->policies[i].action == POLICY_ALLOW;
+		dry += cfg->policies[i].dry_run;
+		elsewhere += cfg->policies[i].elsewhere;
+	}
+	policy_cost(cfg->policy_set, &cost);
+	printf(" (%u allow, %u deny; %u in dry run, %u for other nodes; %u rules, %zu KiB, %u look-ups per decision", allow,
+	       cfg->n_policies - allow, dry, elsewhere, cost.rules, (cost.bytes + 1023) / 1024, cost.lookups);
+	if (cost.unindexed)
+		printf(", and %u rules that every decision goes through", cost.unindexed);
+	printf(")\n");
+}
+
 static int check(const struct config *cfg, const char *file)
 {
 	struct err e = { "" }, warn;
@@ -127,7 +151,9 @@ static int check(const struct config *cfg, const char *file)
 			fprintf(stderr, "%s: warning: %s\n", file, warn.msg);
 		tls_ctx_destroy(t);
 	}
-	printf("%s: ok: %u listeners, %u clusters, %u identities\n", file, cfg->n_listeners, cfg->n_clusters, cfg->n_identities);
+	printf("%s: ok: %u listeners, %u clusters, %u identities, %u policies", file, cfg->n_listeners, cfg->n_clusters, cfg->n_identities,
+	       cfg->n_policies);
+	print_policies(cfg);
 	return 0;
 }
 

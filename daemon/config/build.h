@@ -29,6 +29,7 @@ struct build_regex {
 struct build_owned {
 	struct arena arena;
 	struct build_regex *regexes;
+	struct policy_set *policy_set;
 };
 
 /* one way out of a listener: kept for the checks of the whole graph */
@@ -59,7 +60,7 @@ struct build {
 	struct err *err;
 	const char *dir;	/* relative file names start here; "" or ends with '/' */
 	struct tree_node *root; /* all files merged; a mapping */
-	struct build_names listeners, clusters, identities;
+	struct build_names listeners, clusters, identities, policies;
 	struct build_edge **edges, **last_edge; /* by listener */
 	uint32_t n_routes;
 };
@@ -160,7 +161,8 @@ int clusters_slots(struct build *b);
 int clusters_read(struct build *b);
 int listeners_slots(struct build *b);
 int listeners_read(struct build *b);
-schema_item cidr_item;
+int policies_read(struct build *b); /* after listeners and clusters */
+schema_item cidr_item, ports_item /* struct cfg_ports */;
 int cidrs_read(struct build *b, const struct tree_node *n, const struct where *w, struct cidr **ret, uint32_t *ret_n);
 int spiffes_read(struct build *b, const struct tree_node *n, const struct where *w, const char ***ret, uint32_t *ret_n);
 

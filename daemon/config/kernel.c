@@ -68,7 +68,7 @@ static const char *port_read(const char *s, uint16_t *ret)
 	return p;
 }
 
-static int ports_item(struct build *b, const struct tree_node *n, const struct where *w, uint32_t index, void *arg)
+int ports_item(struct build *b, const struct tree_node *n, const struct where *w, uint32_t index, void *arg)
 {
 	struct cfg_ports *p = &((struct cfg_ports *)arg)[index];
 	char q[SAY_QUOTED];

@@ -5,6 +5,7 @@
 #include "base/clean.h"
 #include "base/log.h"
 #include "config/build.h"
+#include "policy/policy.h"
 #include "policy/route.h"
 #include <dirent.h>
 #include <fcntl.h>
@@ -49,7 +50,7 @@ static int file_read(const char *path, char **ret, size_t *ret_n, struct err *e)
 
 static bool list_key(const char *key)
 {
-	return !strcmp(key, "listeners") || !strcmp(key, "clusters") || !strcmp(key, "identities");
+	return !strcmp(key, "listeners") || !strcmp(key, "clusters") || !strcmp(key, "identities") || !strcmp(key, "policies");
 }
 
 static int append(struct build *b, struct tree_node *list, struct tree_node *key, struct tree_node *value)
@@ -243,6 +244,9 @@ static int build_tree(struct build *b)
 	r = names_read(b, "listeners", BUILD_LISTENERS, &b->listeners);
 	if (r < 0)
 		return r;
+	r = names_read(b, "policies", POLICY_MAX, &b->policies);
+	if (r < 0)
+		return r;
 	r = clusters_slots(b);
 	if (r < 0)
 		return r;
@@ -256,6 +260,9 @@ static int build_tree(struct build *b)
 	if (r < 0)
 		return r;
 	r = listeners_read(b);
+	if (r < 0)
+		return r;
+	r = policies_read(b);
 	return r < 0 ? r : check_all(b);
 }
 
@@ -266,6 +273,7 @@ static void owned_free(struct build_owned *own)
 
 	for (x = own->regexes; x; x = x->next)
 		match_release(x->match);
+	policy_free(own->policy_set);
 	arena_finish(&a); /* own lies in it */
 }
 

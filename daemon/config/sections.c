@@ -442,6 +442,7 @@ static const struct field root_fields[] = {
 	{.key = "identities", .kind = F_KNOWN},
 	{.key = "listeners", .kind = F_KNOWN},
 	{.key = "clusters", .kind = F_KNOWN},
+	{.key = "policies", .kind = F_KNOWN},
 	{.key = NULL},
 };
 static const struct table root_table = {.fields = root_fields};

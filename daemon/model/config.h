@@ -14,6 +14,8 @@
 
 struct cfg_listener;
 struct cfg_cluster;
+struct policy;	   /* model/policy.h */
+struct policy_set; /* policy/policy.h */
 
 struct cfg_kv {
 	const char *key, *value; /* value already read from static text, environment or file */
@@ -280,5 +282,8 @@ struct config {
 	struct cfg_cluster *clusters;
 	uint32_t n_clusters;
 	uint32_t n_endpoints;	  /* all clusters together */
+	const struct policy *policies;
+	uint32_t n_policies;
+	struct policy_set *policy_set; /* of them, compiled; NULL: there are none */
 	void *arena;		  /* owned by config/ */
 };

@@ -9,6 +9,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+struct cfg_ports; /* model/config.h */
+
 #define POLICY_MAX	 65536u /* policies of one set */
 #define POLICY_NAMES_MAX 64u	/* different metadata names of one set */
 #define POLICY_NONE	 UINT32_MAX
@@ -37,9 +39,6 @@ struct policy_text {
 	enum policy_text_kind kind;
 	const char *text; /* never empty */
 };
-struct policy_ports {
-	uint16_t first, last;
-};
 
 /** struct policy_match - one condition; `negate`: none of the values may match */
 struct policy_match {
@@ -50,7 +49,7 @@ struct policy_match {
 	union {
 		const struct policy_text *texts;
 		const struct cidr *nets;	  /* without ports */
-		const struct policy_ports *ports; /* from 1 on */
+		const struct cfg_ports *ports; /* from 1 on */
 		const uint32_t *listeners;	  /* ids */
 	};
 	uint32_t n; /* of them; 0 without `present`: the rule never matches */

@@ -142,12 +142,12 @@ static uint32_t nets_sort(struct net *t, uint32_t n)
 
 static int by_port(const void *a, const void *b)
 {
-	const struct policy_ports *x = a, *y = b;
+	const struct cfg_ports *x = a, *y = b;
 
 	return (x->first > y->first) - (x->first < y->first);
 }
 
-static uint32_t ports_sort(struct policy_ports *t, uint32_t n)
+static uint32_t ports_sort(struct cfg_ports *t, uint32_t n)
 {
 	uint32_t kept = 0;
 

@@ -88,7 +88,7 @@ static bool net_has(const struct net *t, uint32_t n, const uint8_t ip[16])
 	return !memcmp(cut, t[lo - 1].ip, sizeof(cut));
 }
 
-static bool port_has(const struct policy_ports *t, uint32_t n, uint16_t port)
+static bool port_has(const struct cfg_ports *t, uint32_t n, uint16_t port)
 {
 	uint32_t lo = 0, mid;
 

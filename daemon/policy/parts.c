@@ -157,7 +157,7 @@ static bool nets_parts(struct policy_set *s, const struct cutter *c, const struc
 
 static bool ports_parts(struct policy_set *s, const struct match *m, struct parts *to)
 {
-	const struct policy_ports *p = s->port + m->at;
+	const struct cfg_ports *p = s->port + m->at;
 	uint32_t type = type_of(s, SHAPE_PORT, 0, 0), n = 0;
 	bool ok = true;
 

@@ -4,6 +4,7 @@
  */
 #pragma once
 #include "base/clean.h"
+#include "model/config.h"
 #include "policy/policy.h"
 #include <assert.h>
 
@@ -98,7 +99,7 @@ struct policy_set {
 	struct clause *clause;
 	struct match *match;
 	struct text *text;
-	struct policy_ports *port;
+	struct cfg_ports *port;
 	uint32_t *id;
 	struct net *net;
 	uint8_t *point; /* by point: P_ */

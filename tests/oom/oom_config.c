@@ -92,7 +92,11 @@ static const char full[] =
 	"  - {name: out, type: tcp, endpoints: [\"10.0.0.1:80\", \"a.b:80\"]}\n"
 	"  - {name: up, type: tunnel, expect: \"spiffe://a/b\", sni: a.b, authority: \"a:80\", endpoints: a:80}\n"
 	"  - {name: via, type: internal, listener: in}\n"
-	"  - {name: od, type: original_dst, destinations: \"*\"}\n";
+	"  - {name: od, type: original_dst, destinations: \"*\"}\n"
+	"policies:\n"
+	"  - name: a\n    action: allow\n    scope: {listeners: c, clusters: [out], labels: {a: b}}\n"
+	"    rules: [{principal: [td/ns/a/sa/b, {prefix: td/}], authority: A.b, metadata: {x-a: \"*\"}, source_ip: 10.0.0.0/8}]\n"
+	"  - {name: d, action: deny, dry_run: true, rules: [{not_listener: c, destination_port: [1, 2-9], namespace: \"a*\"}]}\n";
 
 static void a_configuration_survives_every_failure(void **state)
 {

@@ -3,6 +3,7 @@
  * Random policies and inputs, and what they should lead to: an evaluator written from the words of policy/policy.h, with no index, no
  * order of values, no cleverness. Numbers come from rand.h or from a fuzzer's bytes.
  */
+#include "model/config.h"
 #include "policy/policy.h"
 #include <ctype.h>
 #include <stdio.h>
@@ -34,7 +35,7 @@ struct r_match {
 	char name[16], text[R_VALUES][R_TEXT];
 	struct policy_text texts[R_VALUES];
 	struct cidr nets[R_VALUES];
-	struct policy_ports ports[R_VALUES];
+	struct cfg_ports ports[R_VALUES];
 	uint32_t listeners[R_VALUES];
 };
 struct r_policy {

@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <cmocka.h>
 #include "base/clean.h"
+#include "model/config.h"
 #include "policy/policy.h"
 
 #define LISTENERS 4u
@@ -322,7 +323,7 @@ static void addresses_match_by_network(void **state)
 
 static void ports_match_by_range(void **state)
 {
-	static const struct policy_ports ports[] = {{8000, 8100}, {80, 80}, {8050, 9000}, {65535, 65535}};
+	static const struct cfg_ports ports[] = {{8000, 8100}, {80, 80}, {8050, 9000}, {65535, 65535}};
 	static const struct {
 		uint16_t port;
 		bool yes;
@@ -523,7 +524,7 @@ static void dry_runs_told_are_bounded(void **state)
 static void nonsense_is_refused_with_the_policy_named(void **state)
 {
 	const uint32_t far = 99;
-	const struct policy_ports wrong = {10, 9};
+	const struct cfg_ports wrong = {10, 9};
 	struct cidr ports;
 	const struct policy p[] = {
 		{.name = "bad-1", .listeners = &far, .n_listeners = 1},

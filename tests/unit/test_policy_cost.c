@@ -8,6 +8,7 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <cmocka.h>
+#include "model/config.h"
 #include "policy/policy.h"
 #include "base/clean.h"
 #include "rand.h"
@@ -22,7 +23,7 @@ struct mixed {
 	struct policy_match match[3];
 	struct policy_text text[4];
 	struct cidr net[2];
-	struct policy_ports port[2];
+	struct cfg_ports port[2];
 	uint32_t listener[1];
 	char name[24], words[4][64];
 };

@@ -111,12 +111,10 @@ static int put_rules(struct capture *c, struct err *reterr)
 /* workers go on with the same number */
 static int claims_open(struct capture *c)
 {
-	int r = c->claims < 0 ? fcntl(c->obj.map[CM_CLAIMS], F_DUPFD_CLOEXEC, 3) : dup3(c->obj.map[CM_CLAIMS], c->claims, O_CLOEXEC);
-
-	if (r < 0)
-		return -errno;
-	c->claims = r;
-	return 0;
+	if (c->claims >= 0)
+		return dup3(c->obj.map[CM_CLAIMS], c->claims, O_CLOEXEC) < 0 ? -errno : 0;
+	c->claims = fcntl(c->obj.map[CM_CLAIMS], F_DUPFD_CLOEXEC, 3);
+	return c->claims < 0 ? -errno : 0;
 }
 
 /* what is pinned by others, or was by us: rules of ours go, we register. Return: 0, -ENOENT: nothing is there. */

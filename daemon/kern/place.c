@@ -8,6 +8,7 @@
 #include "base/clean.h"
 #include <bpf/libbpf.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/file.h>
@@ -15,8 +16,10 @@
 #include <sys/utsname.h>
 #include <sys/vfs.h>
 
-#define BPFFS_MAGIC 0xcafe4a11u /* linux/magic.h */
-#define PATH_LEN    512
+#define BPFFS_MAGIC   0xcafe4a11u /* linux/magic.h */
+#define PATH_LEN      512
+#define LOCK_PAUSE_MS 10
+#define LOCK_TRIES    500
 
 static int cgroup_mount(char path[256], struct err *reterr)
 {
@@ -80,10 +83,24 @@ static bool is_bpffs(const char *path)
 	return !statfs(path, &fs) && (uint32_t)fs.f_type == BPFFS_MAGIC;
 }
 
+/* others hold it while they load programs, a fraction of a second; one that was stopped then must not stop us */
+static int lock(int fd)
+{
+	for (int i = 0; i < LOCK_TRIES; i++) {
+		if (!flock(fd, LOCK_EX | LOCK_NB))
+			return 0;
+		if (errno != EWOULDBLOCK)
+			return -errno;
+		(void)poll(NULL, 0, LOCK_PAUSE_MS);
+	}
+	return -EWOULDBLOCK;
+}
+
 int place_pins(const char *pin, bool make, struct err *reterr)
 {
 	char parent[PATH_LEN];
 	char *slash;
+	int r;
 
 	snprintf(parent, sizeof(parent), "%s", pin);
 	slash = strrchr(parent, '/');
@@ -94,8 +111,9 @@ int place_pins(const char *pin, bool make, struct err *reterr)
 	if (make)
 		(void)mkdir(pin, 0700);
 	AUTO_FD fd = open(pin, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	if (fd < 0 || flock(fd, LOCK_EX))
-		return err_set(reterr, -errno, "%s: %s", pin, strerror(errno));
+	r = fd < 0 ? -errno : lock(fd);
+	if (r < 0)
+		return err_set(reterr, r, "%s: %s", pin, r == -EWOULDBLOCK ? "another agent has it locked: is one stopped?" : strerror(-r));
 	return fd_take(&fd);
 }
 

@@ -516,6 +516,26 @@ _ = s.connect_ex(({VIP6!r}, {six.port}))
     assert app.ask(six.where)[0] == "six"
 
 
+# ---- namespaces
+
+def test_listener_in_another_namespace(cell):
+    """applications of a network namespace are captured where their listener is, by an agent that lives elsewhere; others are not"""
+    inner = cell.w.node("inner")
+    back, plain = cell.backend("caught"), cell.w.backend(inner, lib.serve_name("plain"), address="127.0.0.1")
+    inner.run("ip", "addr", "add", VIP + "/32", "dev", "lo")
+    a = cell.w.agent(cell.node, "agent", cell.config(
+        lib.tcp("inside", "127.0.0.1:15001", "caught", netns=f"/proc/{os.getpid()}/fd/{inner.fd}", capture={"cgroups": [cell.cgroup.path], "when_away": "closed"}),
+        clusters=[lib.cluster("caught", back.where)]), start=False)
+    a.start(wait=False)
+    lib.wait_for(lambda: inner.listening(15001) and os.path.exists(a.socket), lambda: a.log())
+    there, here = App(inner, cell.cgroup), cell.app()
+    cell.apps.append(there)
+    assert there.ask(f"{VIP}:80") == ("caught", f"{VIP}:80")
+    assert there.ask(plain.where)[0] == "plain"
+    assert here.refused(f"{VIP}:80") == errno.ENETUNREACH
+    assert a.stat("captured") == 1
+
+
 # ---- what may be missing
 
 def test_without_privilege(cell):

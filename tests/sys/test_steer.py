@@ -83,6 +83,8 @@ def test_reuseport_group(w, node):
             socks.append(w.keep(s))
         workers = [r["worker"] for r in a.rows("conn")]
         assert len(workers) == 64 and all(workers.count(i) >= 4 for i in range(4)), workers
+        for s in socks:
+            s.close()
         a.stop()
 
 

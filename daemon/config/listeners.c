@@ -443,6 +443,8 @@ static int listener_read(struct build *b, const struct tree_node *n, const struc
 	int r;
 
 	l->backlog = 4096;
+	/* captured connections come from loopback: by source they would all be one worker's */
+	l->spread = tree_get(n, "capture") ? SPREAD_CONNECTION : SPREAD_SOURCE;
 	l->idle_timeout_ms = b->c->timeouts.idle_ms;
 	l->access_log = true;
 	l->tls = l->type == LISTENER_TUNNEL;

@@ -127,7 +127,7 @@ struct cfg_listener {
 	enum cfg_listener_type type;
 	struct addr address;	  /* tcp, tunnel */
 	uint32_t backlog;	  /* default 4096 */
-	enum cfg_spread spread;	  /* default source */
+	enum cfg_spread spread;	  /* default source; with capture connection */
 	struct cfg_route *routes; /* tried in order, then `to` */
 	uint32_t n_routes;
 	struct cfg_target to;	  /* default target; both NULL: no match is 404 + NR */

@@ -146,7 +146,9 @@ static void listeners_capture_and_steer(void **state)
 	assert_null(l[1].netns);
 	assert_true(l[2].proxy_protocol);
 	assert_int_equal(l[2].n_proxy_from, 2);
+	assert_int_equal(l[1].spread, SPREAD_CONNECTION);
 	assert_null(l[2].capture);
+	assert_int_equal(l[2].spread, SPREAD_SOURCE);
 	assert_false(l[3].proxy_protocol);
 	assert_string_equal(l[3].netns, "pid:42");
 	assert_int_equal(l[4].steer->ports[0].first, 15008);

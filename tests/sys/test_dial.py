@@ -19,14 +19,17 @@ class Dns:
         with node:
             self.sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self.sock.bind(("127.0.0.1", 53))
-        threading.Thread(target=self.run, daemon=True).start()
+        self.sock.settimeout(0.1)
+        self.over = False
+        self.thread = threading.Thread(target=self.run, daemon=True)
+        self.thread.start()
 
     def run(self):
-        while True:
+        while not self.over:
             try:
                 q, peer = self.sock.recvfrom(512)
-            except OSError:
-                return
+            except socket.timeout:
+                continue
             at, labels = 12, []
             while q[at]:
                 labels.append(q[at + 1:at + 1 + q[at]].decode())
@@ -41,6 +44,8 @@ class Dns:
             self.sock.sendto(head + q[12:at + 5] + answer, peer)
 
     def close(self):
+        self.over = True
+        self.thread.join()
         self.sock.close()
 
 

@@ -239,6 +239,33 @@ static void peer_metadata_is_sent_when_wanted(void **state)
 	connect_self_finish(&self);
 }
 
+/* who takes the short way sees what a peer would have been sent */
+static void headers_said_are_headers_sent(void **state)
+{
+	struct cfg_node node = node_full();
+	struct header h[CONNECT_SELF_NV + 8];
+	struct connect_self self;
+	char fwd[FORWARDED_MAX];
+	struct addr src;
+	struct seen said;
+
+	(void)state;
+	node.send_peer_metadata = true;
+	for (int i = 0; i < 2; i++) {
+		const char *from = i ? "[2001:db8::3]:41234" : NULL;
+
+		assert_int_equal(connect_self_init(&self, &node, "spiffe://td/ns/shop/sa/web"), 0);
+		open_with(&self, "echo.shop:80", from, TRACE);
+		settle();
+		src = from ? addr_of(from) : (struct addr){.family = AF_UNSPEC};
+		note(&said, h, connect_headers(&self, "echo.shop:80", 12, &src, TRACE, fwd, h), 0);
+		assert_int_equal(said.n, request.n);
+		for (size_t k = 0; k < said.n; k++)
+			assert_string_equal(said.text[k], request.text[k]);
+		connect_self_finish(&self);
+	}
+}
+
 static void the_second_request_costs_little(void **state)
 {
 	struct cfg_node n = node_full();
@@ -490,6 +517,7 @@ int main(void)
 		T(what_is_not_known_is_not_sent),
 		T(ipv6_sources_are_in_brackets),
 		T(peer_metadata_is_sent_when_wanted),
+		T(headers_said_are_headers_sent),
 		T(the_second_request_costs_little),
 		T(there_is_room_for_many_headers),
 		T(an_answer_is_what_hbone_says),

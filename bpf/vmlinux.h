@@ -34,9 +34,11 @@ struct list_head {
 };
 
 /* ---- tasks, files, namespaces, cgroups ---- */
+struct nsproxy;
 struct task_struct {
 	int pid, tgid;
 	struct task_struct *group_leader;
+	struct nsproxy *nsproxy;
 	u64 start_time;
 };
 struct kernfs_node {
@@ -54,6 +56,9 @@ struct ns_common {
 struct net {
 	struct ns_common ns;
 	u64 net_cookie;
+};
+struct nsproxy {
+	struct net *net_ns;
 };
 struct file;
 
@@ -112,7 +117,8 @@ struct inet_connection_sock {
 };
 struct tcp_sock {
 	struct inet_connection_sock inet_conn;
-	u32 rcv_nxt, copied_seq, write_seq;
+	u32 rcv_nxt, copied_seq, write_seq, snd_una;
+	u64 bytes_acked, bytes_received; /* the first counts SYN of the side that connected */
 	u8 nonagle : 4;
 };
 struct inet_timewait_sock {

@@ -72,8 +72,9 @@ int nsids_get(struct nsids *n, uint32_t inum, uint32_t tgid, const int fd[2], in
 void nsids_forget(struct nsids *n, uint32_t inum);
 
 /* ---- bypass_load.c: objects loaded or shared, pinned, attached ---- */
-enum bypass_map { BM_NODE, BM_AGENTS, BM_OWNERS, BM_BINDS, BM_PAIRS, BM_LINKS, BM_SLOTS, BM_SOCKS, BYPASS_MAPS };
-enum bypass_link { BL_CREATE, BL_SOCKOPS, BL_READS, BL_SPLICES, BYPASS_LINKS };
+/* programs keep the other maps; socks is kept open since the gate is detached when nobody has it open or pinned */
+enum bypass_map { BM_NODE, BM_AGENTS, BM_SPACES, BM_PAIRS, BM_LINKS, BM_SLOTS, BM_SOCKS, BYPASS_MAPS };
+enum bypass_link { BL_EVENTS, BL_READS, BL_SPLICES, BYPASS_LINKS };
 
 struct bypass_obj {
 	int map[BYPASS_MAPS], link[BYPASS_LINKS], bind, adopt;
@@ -92,8 +93,8 @@ int obj_create(struct bypass_obj *o, const struct cfg_kernel *cfg, const struct 
 void obj_destroy(struct bypass_obj *o);
 /** obj_alive() - is this agent registered and running? */
 bool obj_alive(void *obj, uint32_t agent);
-/** obj_run() - run the binding program on @q. Return: its answer, or -errno. */
-int obj_run(const struct bypass_obj *o, const struct adit_req *q);
+/** obj_run() - run the binding program on @q, where its answers are afterwards. Return: enum adit_answer, or -errno. */
+int obj_run(const struct bypass_obj *o, struct adit_req *q);
 /** obj_attached() - false: the cgroup was removed, nothing is noted any more */
 bool obj_attached(const struct bypass_obj *o);
 
@@ -119,9 +120,10 @@ struct bypass_at {
 	struct adit_pair_key key;
 	uint8_t side;
 	struct adit_end end;
+	uint32_t wfirst, rfirst; /* its first sequence numbers */
 	int32_t netns;
 };
-/** bypass_whereis() - a socket of ours. Return: 0, or -ENOENT: it was not noted when it was established. */
+/** bypass_whereis() - a socket of ours. Return: 0, or -ENOENT: not a connection of this node, or it is older than the bypass. */
 int bypass_whereis(struct bypass *b, int fd, struct bypass_at *ret);
 /** bypass_far() - the other end of @at's connection. Return: 0 or -ENOENT. */
 int bypass_far(struct bypass *b, const struct bypass_at *at, struct bypass_at *ret);

@@ -15,10 +15,12 @@
 #include "kern/bypass_int.h"
 #include "base/clean.h"
 #include <bpf/bpf.h>
+#include <linux/sockios.h>
 #include <netinet/tcp.h>
-#include <stdio.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 
 #define HOPS	   16u /* relays in a chain; more is a loop */
 #define DEMOTE_MS  20u /* no send() is within the gate any more: in place of an RCU grace period */
@@ -31,23 +33,76 @@ struct bypass_ends {
 	bool out[2];
 };
 
+static void at_of(const struct adit_pair_key *key, uint8_t side, const struct adit_pair *pair, struct bypass_at *ret)
+{
+	*ret = (struct bypass_at){
+		.key = *key,
+		.side = side,
+		.end = pair->end[side],
+		.wfirst = side ? pair->pseq : key->aseq,
+		.rfirst = side ? key->aseq : pair->pseq,
+		.netns = -1,
+	};
+}
+
 static int end_of(struct bypass *b, const struct adit_pair_key *key, uint8_t side, struct bypass_at *ret)
 {
 	struct adit_pair pair;
 
-	if (bpf_map_lookup_elem(b->obj.map[BM_PAIRS], key, &pair) || !pair.end[side].cookie)
+	if (bpf_map_lookup_elem(b->obj.map[BM_PAIRS], key, &pair) || !pair.end[0].cookie || !pair.end[1].cookie)
 		return -ENOENT;
-	*ret = (struct bypass_at){.key = *key, .side = side, .end = pair.end[side]};
+	at_of(key, side, &pair, ret);
 	return 0;
+}
+
+static void tuple(struct adit_req_end *q, bool v6, const void *local, uint16_t local_port, const void *remote, uint16_t remote_port)
+{
+	q->v6 = v6;
+	if (v6) {
+		memcpy(q->tuple.ipv6.saddr, remote, 16);
+		memcpy(q->tuple.ipv6.daddr, local, 16);
+		q->tuple.ipv6.sport = htons(remote_port);
+		q->tuple.ipv6.dport = htons(local_port);
+	} else {
+		memcpy(&q->tuple.ipv4.saddr, remote, 4);
+		memcpy(&q->tuple.ipv4.daddr, local, 4);
+		q->tuple.ipv4.sport = htons(remote_port);
+		q->tuple.ipv4.dport = htons(local_port);
+	}
+}
+
+static uint32_t inum_of(int sock)
+{
+	AUTO_FD ns = ioctl(sock, SIOCGSKNS);
+	struct stat st;
+
+	return ns < 0 || fstat(ns, &st) ? 0 : (uint32_t)st.st_ino;
 }
 
 int bypass_whereis(struct bypass *b, int fd, struct bypass_at *ret)
 {
-	struct adit_own own;
+	struct adit_req q = {.op = ADIT_OP_WHERE, .end[0].netns = -1};
+	struct sockaddr_storage local, remote;
+	socklen_t n[2] = {sizeof(local), sizeof(remote)}, len = sizeof(q.end[0].bind.cookie);
+	struct addr l, r;
+	int answer;
 
-	if (bpf_map_lookup_elem(b->obj.map[BM_OWNERS], &fd, &own) || (!own.key.aseq && !own.key.pseq))
+	if (getsockopt(fd, SOL_SOCKET, SO_COOKIE, &q.end[0].bind.cookie, &len) || getsockname(fd, (struct sockaddr *)&local, &n[0]) ||
+	    getpeername(fd, (struct sockaddr *)&remote, &n[1]))
 		return -ENOENT;
-	return end_of(b, &own.key, own.side, ret);
+	addr_from_sa((struct sockaddr *)&local, &l); /* IPv4-mapped becomes IPv4: so it is found in the kernel, too */
+	addr_from_sa((struct sockaddr *)&remote, &r);
+	if (l.family != r.family || (l.family != AF_INET && l.family != AF_INET6))
+		return -ENOENT;
+	tuple(&q.end[0], l.family == AF_INET6, l.ip, l.port, r.ip, r.port);
+	answer = obj_run(&b->obj, &q);
+	if (answer == ADIT_GONE && nsids_get(&b->nsids, inum_of(fd), 0, (const int[2]){fd, -1}, &q.end[0].netns) == 0 &&
+	    q.end[0].netns >= 0)
+		answer = obj_run(&b->obj, &q); /* a socket of ours in another namespace */
+	if (answer != ADIT_DONE || !q.pair.end[!q.side].cookie)
+		return -ENOENT;
+	at_of(&q.end[0].key, (uint8_t)q.side, &q.pair, ret);
+	return 0;
 }
 
 int bypass_far(struct bypass *b, const struct bypass_at *at, struct bypass_at *ret)
@@ -100,6 +155,17 @@ static int walk(struct bypass *b, const struct bypass_at *from, struct bypass_at
 	return -ENOENT;
 }
 
+/* an accepted socket of an application says nothing of who accepted it; its listener does */
+static void ask_listener(struct bypass *b, struct bypass_at *at)
+{
+	struct adit_req q = {.op = ADIT_OP_LISTENER};
+
+	q.end[0].netns = at->netns;
+	tuple(&q.end[0], at->end.family == AF_INET6, at->end.local, at->key.pport, at->end.remote, 0);
+	if (at->side && !at->end.tgid && obj_run(&b->obj, &q) == ADIT_DONE)
+		at->end.tgid = q.side;
+}
+
 static bool allowed(struct bypass *b, const struct bypass_at *at, const uint16_t port[2])
 {
 	struct who_end e = {.cgroup = at->end.cgroup, .tgid = at->end.tgid, .uid = at->end.uid, .port = {port[0], port[1]}};
@@ -117,27 +183,20 @@ static void req_end(struct bypass *b, const struct bypass_at *at, const struct b
 		.bind = {.cookie = e->cookie,
 			 .peer = peer->end.sk,
 			 .peer_cookie = peer->end.cookie,
-			 .wbase = at->side ? at->key.pseq : at->key.aseq,
-			 .rbase = (peer->side ? peer->key.aseq : peer->key.pseq) + delta,
+			 .wbase = at->wfirst,
+			 .rbase = peer->rfirst + delta,
 			 .slot = slot,
 			 .flags = flags,
 			 .max_bytes = b->cfg.queue_bytes,
 			 .max_messages = b->cfg.queue_messages,
 			 .passed = 1},
 		.netns = at->netns,
-		.v6 = e->family == AF_INET6,
+		.key = at->key,
+		.side = at->side,
+		.wfirst = at->wfirst,
+		.rfirst = at->rfirst,
 	};
-	if (ret->v6) {
-		memcpy(ret->tuple.ipv6.saddr, e->remote, 16);
-		memcpy(ret->tuple.ipv6.daddr, e->local, 16);
-		ret->tuple.ipv6.sport = htons(remote);
-		ret->tuple.ipv6.dport = htons(local);
-	} else {
-		memcpy(&ret->tuple.ipv4.saddr, e->remote, 4);
-		memcpy(&ret->tuple.ipv4.daddr, e->local, 4);
-		ret->tuple.ipv4.sport = htons(remote);
-		ret->tuple.ipv4.dport = htons(local);
-	}
+	tuple(ret, e->family == AF_INET6, e->local, local, e->remote, remote);
 }
 
 static int no(struct bypass_join *j, enum bypass_why why)
@@ -182,6 +241,7 @@ static enum bypass_why why_not(int answer)
 {
 	switch ((enum adit_answer)(answer & 0xff)) {
 	case ADIT_GONE:
+	case ADIT_UNKNOWN:
 	case ADIT_NOT_OPEN:
 		return BYPASS_WHY_STATE;
 	case ADIT_HAS_ULP:
@@ -206,6 +266,15 @@ static enum bypass_why why_not(int answer)
 	return BYPASS_WHY_ERROR;
 }
 
+static int netns_of(struct bypass *b, struct bypass_at *at, const int fd[2])
+{
+	uint32_t tgid = at->end.tgid;
+
+	if (!tgid && at->end.netns != b->nsids.own)
+		bpf_map_lookup_elem(b->obj.map[BM_SPACES], &at->end.netns, &tgid);
+	return nsids_get(&b->nsids, at->end.netns, tgid, fd, &at->netns);
+}
+
 /* @again: the namespace's id may have been an old one */
 static int find_netns(struct bypass *b, struct bypass_at *l, struct bypass_at *r, const int fd[2], bool again)
 {
@@ -213,29 +282,25 @@ static int find_netns(struct bypass *b, struct bypass_at *l, struct bypass_at *r
 		nsids_forget(&b->nsids, l->end.netns);
 		nsids_forget(&b->nsids, r->end.netns);
 	}
-	return nsids_get(&b->nsids, l->end.netns, l->end.tgid, fd, &l->netns) ||
-			       nsids_get(&b->nsids, r->end.netns, r->end.tgid, fd, &r->netns) ?
-		       -ENOENT :
-		       0;
+	return netns_of(b, l, fd) || netns_of(b, r, fd) ? -ENOENT : 0;
 }
 
 int bypass_bind(struct bypass *b, struct bypass_at *l, struct bypass_at *r, uint32_t delta, uint32_t flags, const int fd[2],
 		struct bypass_join *j)
 {
 	AUTO_FREE struct bypass_ends *ends = calloc(1, sizeof(*ends));
-	struct adit_req q = {.op = ADIT_OP_BIND};
+	struct adit_req q = {0};
 	uint32_t slot;
 	int answer;
 
 	j->cookie[0] = l->end.cookie;
 	j->cookie[1] = r->end.cookie;
-	if (find_netns(b, l, r, fd, false))
-		return no(j, BYPASS_WHY_NETNS);
 	if (!ends || take_slots(b, &slot))
 		return no(j, BYPASS_WHY_FULL);
 	if (b->obj.evidence)
 		flags |= ADIT_BIND_EVIDENCE;
 	for (int tries = 0;; tries++) {
+		q.op = ADIT_OP_BIND;
 		req_end(b, l, r, delta, slot, flags, &q.end[0]);
 		req_end(b, r, l, 0, slot + 1, flags, &q.end[1]);
 		for (uint32_t i = 0; i < 2; i++)
@@ -271,6 +336,18 @@ int bypass_bind(struct bypass *b, struct bypass_at *l, struct bypass_at *r, uint
 	return 0;
 }
 
+/* both ends can be reached, and are on the list or an agent's */
+static int bypass_allow(struct bypass *b, struct bypass_at *l, struct bypass_at *r, const int fd[2], struct bypass_join *j)
+{
+	const uint16_t port[2] = {l->key.pport, r->key.pport};
+
+	if (find_netns(b, l, r, fd, false))
+		return no(j, BYPASS_WHY_NETNS);
+	ask_listener(b, l);
+	ask_listener(b, r);
+	return allowed(b, l, port) && allowed(b, r, port) ? 0 : no(j, BYPASS_WHY_UNLISTED);
+}
+
 static int refused(struct bypass *b, int r)
 {
 	if (r < 0 && r != -EAGAIN)
@@ -283,7 +360,6 @@ int bypass_join(struct bypass *b, int a, int u, uint32_t taken, uint32_t injecte
 	uint32_t delta = injected - taken, back = 0, hops = 0;
 	struct bypass_at at_a, at_u, l, r;
 	enum bypass_why why;
-	uint16_t port[2];
 	int e;
 
 	if (bypass_whereis(b, a, &at_a) || bypass_whereis(b, u, &at_u))
@@ -297,11 +373,9 @@ int bypass_join(struct bypass *b, int a, int u, uint32_t taken, uint32_t injecte
 	e = walk(b, &at_u, &r, &delta, &back, &hops, &why);
 	if (e < 0)
 		return refused(b, no(j, why));
-	port[0] = l.key.pport;
-	port[1] = r.key.pport;
-	if (!allowed(b, &l, port) || !allowed(b, &r, port))
-		return refused(b, no(j, BYPASS_WHY_UNLISTED));
-	e = bypass_bind(b, &l, &r, delta, ADIT_BIND_STRICT, (const int[2]){a, u}, j);
+	e = bypass_allow(b, &l, &r, (const int[2]){a, u}, j);
+	if (e == 0)
+		e = bypass_bind(b, &l, &r, delta, ADIT_BIND_STRICT, (const int[2]){a, u}, j);
 	if (e == 0)
 		atomic_fetch_add_explicit(&b->joins, 1, memory_order_relaxed);
 	return refused(b, e);
@@ -312,7 +386,6 @@ int bypass_join_leg(struct bypass *b, int fd, struct bypass_join *j)
 	uint32_t delta = 0, back = 0, hops = 0;
 	struct bypass_at own, far;
 	enum bypass_why why;
-	uint16_t port[2];
 	int one = 1, e;
 
 	if (!b->cfg.legs)
@@ -327,10 +400,9 @@ int bypass_join_leg(struct bypass *b, int fd, struct bypass_join *j)
 		return refused(b, no(j, why));
 	if (far.end.agent) /* both ends are agents': nothing to gain that a join of their owners would not give */
 		return refused(b, no(j, BYPASS_WHY_REMOTE));
-	port[0] = own.key.pport;
-	port[1] = far.key.pport;
-	if (!allowed(b, &far, port))
-		return refused(b, no(j, BYPASS_WHY_UNLISTED));
+	e = bypass_allow(b, &own, &far, (const int[2]){fd, -1}, j);
+	if (e < 0)
+		return refused(b, e);
 	/* accepted: the application is the source, and stands on the left */
 	e = own.side ? bypass_bind(b, &far, &own, back, hops ? ADIT_BIND_STRICT : 0, (const int[2]){fd, -1}, j) :
 		       bypass_bind(b, &own, &far, delta, hops ? ADIT_BIND_STRICT : 0, (const int[2]){fd, -1}, j);

@@ -29,8 +29,8 @@
 
 #define BPFFS_MAGIC 0xcafe4a11 /* linux/magic.h */
 
-static const char *const map_name[BYPASS_MAPS] = {"node", "agents", "owners", "binds", "pairs", "links", "slots", "socks"};
-static const char *const link_name[BYPASS_LINKS] = {"link_create", "link_established", "link_reads", "link_splices"};
+static const char *const map_name[BYPASS_MAPS] = {"node", "agents", "spaces", "pairs", "links", "slots", "socks"};
+static const char *const link_name[BYPASS_LINKS] = {"link_events", "link_reads", "link_splices"};
 static const char *const prog_name[] = {"bind", "adopt"};
 
 /* ---- what libbpf says when it fails goes into the sentence; main thread only ---- */
@@ -124,18 +124,22 @@ bool obj_alive(void *obj, uint32_t agent)
 	return false;
 }
 
-int obj_run(const struct bypass_obj *o, const struct adit_req *q)
+int obj_run(const struct bypass_obj *o, struct adit_req *q)
 {
 	struct {
 		char eth[ADIT_REQ_AT];
 		struct adit_req q;
 	} packet = {.q = *q};
-	LIBBPF_OPTS(bpf_test_run_opts, opts, .data_in = &packet, .data_size_in = sizeof(packet), .repeat = 1);
+	LIBBPF_OPTS(bpf_test_run_opts, opts, .data_in = &packet, .data_size_in = sizeof(packet), .data_out = &packet,
+		    .data_size_out = sizeof(packet), .repeat = 1);
 	int r;
 
 	packet.eth[12] = 8; /* IPv4, or the kernel looks at the bytes */
 	r = bpf_prog_test_run_opts(o->bind, &opts);
-	return r < 0 ? r : (int)opts.retval;
+	if (r < 0)
+		return r;
+	*q = packet.q;
+	return (int)opts.retval;
 }
 
 /* sockets that we and others had before */
@@ -156,9 +160,9 @@ static int enter(struct bypass_obj *o, struct err *reterr)
 	uint32_t others;
 	int r = obj_run(o, &q);
 
-	if (r < 0)
-		return err_set(reterr, r, "the bypass' program cannot be run: %s", strerror(-r));
-	o->tgid = (uint32_t)r;
+	if (r != ADIT_DONE)
+		return err_set(reterr, r < 0 ? r : -EPROTO, "the bypass' program cannot be run: %s", r < 0 ? strerror(-r) : "no answer");
+	o->tgid = q.side;
 	agents_prune(o->map[BM_AGENTS], o->tgid, &others);
 	a.id = __atomic_add_fetch(&o->node->next_agent, 1, __ATOMIC_RELAXED);
 	a.start = started(o->tgid);
@@ -215,12 +219,8 @@ static int attach(struct bypass_skel *s, int cgroup, struct err *reterr)
 	if (r < 0)
 		return err_set(reterr, -errno, "the kernel attaches no sk_msg program (CONFIG_BPF_STREAM_PARSER, CONFIG_NET_SOCK_MSG): %s",
 			       strerror(errno));
-	s->links.note = bpf_program__attach_cgroup(s->progs.note, cgroup);
-	r = -errno;
-	if (s->links.note) {
-		s->links.established = bpf_program__attach_cgroup(s->progs.established, cgroup);
-		r = s->links.established ? 0 : -errno;
-	}
+	s->links.events = bpf_program__attach_cgroup(s->progs.events, cgroup);
+	r = s->links.events ? 0 : -errno;
 	return r == 0 ? 0 : err_set(reterr, r, "cannot attach to the cgroup: %s%s", strerror(-r),
 				    r == -EPERM ? " (another program is attached there, or above, without leave for more)" : "");
 }
@@ -233,9 +233,9 @@ static int keep_fd(int fd)
 /* what we go on with when the skeleton is gone */
 static int keep(struct bypass_obj *o, const struct bypass_skel *s)
 {
-	const struct bpf_map *map[BYPASS_MAPS] = {s->maps.node,	 s->maps.agents, s->maps.owners, s->maps.binds,
-						  s->maps.pairs, s->maps.links,	 s->maps.slots,	 s->maps.socks};
-	const struct bpf_link *link[BYPASS_LINKS] = {s->links.note, s->links.established, s->links.reads, s->links.splices};
+	const struct bpf_map *map[BYPASS_MAPS] = {s->maps.node,  s->maps.agents, s->maps.spaces, s->maps.pairs,
+						  s->maps.links, s->maps.slots,	 s->maps.socks};
+	const struct bpf_link *link[BYPASS_LINKS] = {s->links.events, s->links.reads, s->links.splices};
 	bool ok = true;
 
 	for (int i = 0; i < BYPASS_MAPS; i++)
@@ -295,10 +295,8 @@ static int load(struct bypass_obj *o, const struct cfg_kernel *cfg, const struct
 	*o->node = (struct adit_node){.magic = ADIT_BYPASS_MAGIC, .abi = ADIT_BYPASS_ABI, .size = ADIT_BYPASS_SIZE,
 				     .cast = o->cast};
 	r = attach(s, cgroup, reterr);
-	if (r == 0) {
-		o->link[BL_CREATE] = keep_fd(bpf_link__fd(s->links.note));
-		o->link[BL_SOCKOPS] = keep_fd(bpf_link__fd(s->links.established));
-	}
+	if (r == 0)
+		o->link[BL_EVENTS] = keep_fd(bpf_link__fd(s->links.events));
 out:
 	bypass__destroy(s);
 	return r;
@@ -371,7 +369,7 @@ static int share(struct bypass_obj *o, struct err *reterr)
 	for (int i = 0; i < BYPASS_LINKS; i++)
 		o->link[i] = bpf_obj_get(pin_path(o, link_name[i], path));
 	o->evidence = o->link[BL_READS] >= 0 && o->link[BL_SPLICES] >= 0;
-	all = all && o->bind >= 0 && o->adopt >= 0 && o->link[BL_CREATE] >= 0 && o->link[BL_SOCKOPS] >= 0;
+	all = all && o->bind >= 0 && o->adopt >= 0 && o->link[BL_EVENTS] >= 0;
 	if (all && map_memory(o) == 0 && o->node->magic == ADIT_BYPASS_MAGIC && o->node->abi == ADIT_BYPASS_ABI &&
 	    o->node->size == ADIT_BYPASS_SIZE && obj_attached(o)) {
 		o->cast = o->node->cast;
@@ -489,12 +487,8 @@ void obj_destroy(struct bypass_obj *o)
 
 bool obj_attached(const struct bypass_obj *o)
 {
-	for (int i = BL_CREATE; i <= BL_SOCKOPS; i++) {
-		struct bpf_link_info info = {0};
-		uint32_t len = sizeof(info);
+	struct bpf_link_info info = {0};
+	uint32_t len = sizeof(info);
 
-		if (bpf_obj_get_info_by_fd(o->link[i], &info, &len) || !info.cgroup.cgroup_id)
-			return false;
-	}
-	return true;
+	return bpf_obj_get_info_by_fd(o->link[BL_EVENTS], &info, &len) == 0 && info.cgroup.cgroup_id;
 }

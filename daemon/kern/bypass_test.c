@@ -101,6 +101,19 @@ static int give(struct probe *p, int from, const uint8_t *m, size_t n)
 	return r == (ssize_t)n ? 0 : err_set(p->e, -EIO, "self-test: send() of %zu bytes returned %zd", n, r);
 }
 
+/* what the gate said */
+static int nothing(struct probe *p, int from)
+{
+	struct bypass_counts n;
+	uint32_t most = 0;
+
+	bypass_counts(p->b, &p->j, &n);
+	for (uint32_t i = 0; i < BYPASS_REFUSALS; i++)
+		most = n.refused[from][i] > n.refused[from][most] ? i : most;
+	return err_set(p->e, -EPROTO, "self-test: %d messages were sent and none was redirected (%s)", ATTEMPTS,
+		       n.pass_messages[from] ? bypass_refusal_str(most) : "the gate did not see them");
+}
+
 /* messages one by one until one was redirected */
 static int change_over(struct probe *p, int from)
 {
@@ -132,7 +145,7 @@ static int change_over(struct probe *p, int from)
 		p->fionread_redirected = waiting == MESSAGE;
 		return mem[0] >= MESSAGE ? 0 : err_set(p->e, -ENOTSUP, "self-test: redirected bytes are charged to nobody: memory has no bound");
 	}
-	return err_set(p->e, -EPROTO, "self-test: %d messages were sent and none was redirected", ATTEMPTS);
+	return nothing(p, from);
 }
 
 /* bytes that went by TCP and are unread hold back those that come after them */

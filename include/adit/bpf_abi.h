@@ -26,48 +26,48 @@ struct adit_agent {
 	__u64 start; /* when the process started (proc(5), stat, field 22): tells apart a later process of the same number */
 };
 
-/** struct adit_pair_key - a connection of this node, by what both ends agree on whatever addresses they see */
+/** struct adit_pair_key - a connection of this node, by what its two ends agree on in whatever namespaces they are */
 struct adit_pair_key {
-	__u32 aseq, pseq;   /* first sequence numbers of the side that connected and of the one that accepted, plus one each */
+	__u32 aseq; /* sequence number of the first byte of the side that connected */
 	__u16 aport, pport;
 };
 
-/** struct adit_end - one end of a connection as it was when established; written by sockops, once */
+/** struct adit_end - one end of a connection; written by sockops, once */
 struct adit_end {
 	__u64 sk;     /* the kernel's struct sock; may be stale any time: read fault-tolerantly, believed only with the cookie */
 	__u64 cookie; /* SO_COOKIE; 0: this end has not been seen */
 	__u64 cgroup; /* id in the cgroup2 hierarchy */
-	__u32 tgid;   /* who made the socket, or the listener that it was accepted from; 0: not known */
+	__u32 tgid;   /* who connected, an agent that accepted; 0: not known, ask with ADIT_OP_LISTENER */
 	__u32 uid;
 	__u32 netns;  /* inode number of the network namespace */
 	__u32 agent;  /* id of the agent whose it is; 0: an application's */
 	__u8 local[16], remote[16]; /* network order, IPv4 in the first four */
 	__u8 family;		    /* 2 or 10; IPv4-mapped is 2 */
-	__u8 pad[7];
+	__u8 nodelay;		    /* enum adit_nodelay */
+	__u8 watching;		    /* it was us who set BPF_SOCK_OPS_RTT_CB_FLAG */
+	__u8 pad;
+	__u32 samples;		    /* round trips while watched */
 };
+enum adit_nodelay { ADIT_NODELAY_IDLE, ADIT_NODELAY_PEER /* it is an agent */, ADIT_NODELAY_WANTED, ADIT_NODELAY_DONE };
 
 /** struct adit_pair - map "pairs" */
 struct adit_pair {
 	struct adit_end end[2]; /* 0: connected, 1: accepted */
+	__u32 pseq;		/* sequence number of the first byte of the side that accepted */
+	__u32 pad;
 };
 
-/** struct adit_own - socket storage "owners"; accepted sockets inherit it from their listener */
-struct adit_own {
-	struct adit_pair_key key; /* all 0 until established */
+/** struct adit_note - socket storage "notes" of listeners, and "agents_own" of what agents accept (inherited from their listeners) */
+struct adit_note {
 	__u32 tgid, agent;
-	__u8 side;    /* of struct adit_pair */
-	__u8 nodelay; /* enum adit_nodelay */
-	__u16 samples : 15; /* round trips since; the wait for ADIT_NODELAY_WANTED ends some day */
-	__u16 watching : 1; /* it was us who set BPF_SOCK_OPS_RTT_CB_FLAG */
 };
-enum adit_nodelay { ADIT_NODELAY_IDLE, ADIT_NODELAY_PEER /* it is an agent */, ADIT_NODELAY_WANTED, ADIT_NODELAY_DONE };
 
 /** struct adit_link - map "links", by cookie: what an agent does with a socket of its own */
 struct adit_link {
 	struct adit_pair_key other; /* the connection on the far side of the relay */
 	__u8 other_side;	    /* which end of it is the agent's */
 	__u8 terminal;		    /* bytes are not relayed to another socket: this is an end of the chain */
-	__u16 pad;
+	__u8 pad[6];
 	__u64 other_cookie;
 	__u32 delta; /* of the direction this -> other: bytes added to the stream, less those taken out of it */
 	__u32 back;  /* the same of other -> this */
@@ -123,23 +123,34 @@ struct adit_slot {
 
 /* ---- the request to the program that binds: a packet with this behind 16 bytes of header ---- */
 #define ADIT_REQ_AT 16u
-enum adit_op { ADIT_OP_WHOAMI, ADIT_OP_BIND, ADIT_OP_TAKE_OUT };
+enum adit_op {
+	ADIT_OP_WHOAMI,	  /* the answer is the caller's process id */
+	ADIT_OP_WHERE,	  /* end[0].tuple and cookie: key, side, pair */
+	ADIT_OP_LISTENER, /* end[0].tuple: who listens there? side is the process */
+	ADIT_OP_BIND,
+	ADIT_OP_TAKE_OUT, /* end[0] */
+};
 struct adit_req_end {
 	struct adit_bind bind;
 	struct bpf_sock_tuple tuple; /* source is the remote, destination the local address, network order */
 	__s32 netns;		     /* id as the caller's namespace knows it, -1: the caller's own */
-	__u32 v6;
-	__u32 pad;
+	struct adit_pair_key key;
+	__u32 wfirst, rfirst;	     /* first sequence numbers of this end; must be what the socket's counters say */
+	__u8 v6, side;
+	__u8 pad[6];
 };
 struct adit_req {
-	__u32 op, pad;
-	struct adit_req_end end[2]; /* TAKE_OUT: the first only */
+	__u32 op;
+	__u32 side; /* answer */
+	struct adit_req_end end[2];
+	struct adit_pair pair; /* answer */
 };
-/* its answer: code in the low byte; WHOAMI: the caller's process id; BUSY: the slot << 8 */
+/* its answer: code in the low byte; BUSY: the slot << 8 */
 enum adit_answer {
 	ADIT_DONE = 1,
 	ADIT_BAD_REQUEST,
 	ADIT_GONE,	 /* no such socket, or another one has that address now */
+	ADIT_UNKNOWN,	 /* it is there, and not noted */
 	ADIT_BUSY,	 /* bound before, in the slot given, to the very same peer */
 	ADIT_BOUND,	 /* bound before, otherwise */
 	ADIT_NOT_OPEN,	 /* not exactly established */
@@ -154,16 +165,17 @@ enum adit_answer {
 };
 
 #define ADIT_BYPASS_SIZE                                                                                                        \
-	(sizeof(struct adit_node) + sizeof(struct adit_agent) + sizeof(struct adit_pair) + sizeof(struct adit_own) +            \
+	(sizeof(struct adit_node) + sizeof(struct adit_agent) + sizeof(struct adit_pair) + sizeof(struct adit_note) +            \
 	 sizeof(struct adit_link) + sizeof(struct adit_bind) + sizeof(struct adit_slot) + sizeof(struct adit_req))
 
 _Static_assert(sizeof(struct adit_node) == 32, "ABI");
 _Static_assert(sizeof(struct adit_agent) == 16, "ABI");
-_Static_assert(sizeof(struct adit_pair_key) == 12, "ABI, and no padding in a key");
+_Static_assert(sizeof(struct adit_pair_key) == 8, "ABI, and no padding in a key");
 _Static_assert(sizeof(struct adit_end) == 80, "ABI");
-_Static_assert(sizeof(struct adit_own) == 24, "ABI");
+_Static_assert(sizeof(struct adit_pair) == 168, "ABI");
+_Static_assert(sizeof(struct adit_note) == 8, "ABI");
 _Static_assert(sizeof(struct adit_link) == 32, "ABI");
 _Static_assert(sizeof(struct adit_bind) == 64, "ABI");
 _Static_assert(sizeof(struct adit_slot) == 128, "ABI, and cache lines");
-_Static_assert(sizeof(struct adit_req_end) == 112, "ABI, and 8-aligned");
-_Static_assert(sizeof(struct adit_req) == 232, "ABI");
+_Static_assert(sizeof(struct adit_req_end) == 128, "ABI, and 8-aligned");
+_Static_assert(sizeof(struct adit_req) == 432, "ABI");

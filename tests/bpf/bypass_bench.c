@@ -258,6 +258,48 @@ static double median(const struct result *r, int rounds, size_t member)
 	return v[rounds / 2];
 }
 
+static double cpu_own(void) /* us of this thread, what interrupts it and what it sends to itself included */
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+	return (double)t.tv_sec * 1e6 + (double)t.tv_nsec / 1e3;
+}
+
+/* CPU of a whole short connection, both ends in one thread: says more on a busy machine than connections per second */
+static double connection_cost(int n)
+{
+	int l = listen_on("127.0.0.1", BACK);
+	double from = cpu_own();
+	char buf[64] = {0};
+
+	for (int i = 0; i < n; i++) {
+		int c = connect_to("127.0.0.1", BACK), s = accept4(l, NULL, NULL, SOCK_CLOEXEC);
+
+		for (int k = 0; k < 2; k++)
+			if (send(k ? s : c, buf, 64, 0) != 64 || recv(k ? c : s, buf, 64, 0) != 64)
+				exit(1);
+		close(c);
+		close(s);
+	}
+	from = cpu_own() - from;
+	close(l);
+	return from / n;
+}
+
+static void connection_costs(int rounds, int n)
+{
+	struct result plain[64], armed[64];
+	for (int i = 0; i < rounds; i++) {
+		plain[i].cpu = connection_cost(n);
+		lab_hold();
+		armed[i].cpu = connection_cost(n);
+		lab_release();
+	}
+	printf("# CPU of a short connection, both ends: %.2f us, armed %.2f us\n", median(plain, rounds, offsetof(struct result, cpu)),
+	       median(armed, rounds, offsetof(struct result, cpu)));
+}
+
 int main(int argc, char **argv)
 {
 	int rounds = argc > 1 ? atoi(argv[1]) : 1;
@@ -265,6 +307,10 @@ int main(int argc, char **argv)
 	static struct result r[VARIANTS][64];
 
 	lab_enter();
+	if (argc > 1 && !strcmp(argv[1], "connections")) {
+		connection_costs(argc > 2 ? atoi(argv[2]) : 5, 10000);
+		return 0;
+	}
 	rounds = rounds < 1 ? 1 : rounds > 64 ? 64 : rounds;
 	shared = mmap(NULL, sizeof(*shared), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	for (int i = 0; i < rounds; i++)
@@ -275,6 +321,7 @@ int main(int argc, char **argv)
 		       median(r[v], rounds, offsetof(struct result, p50)), median(r[v], rounds, offsetof(struct result, p99)),
 		       median(r[v], rounds, offsetof(struct result, cpu)), median(r[v], rounds, offsetof(struct result, rate)));
 	join_cost();
+	connection_costs(rounds, rounds > 1 ? 10000 : 500);
 	show(r[JOINED][0].p50 < r[RELAY][0].p50, "joined is quicker than relayed");
 	return lab_done();
 }

@@ -79,5 +79,7 @@ void api_put_reach(struct json *j, const struct cfg_listener *l);
 /** api_put_tcp() - member "tcp": both legs, each our end and the application's, null where there is none to be seen */
 void api_put_tcp(struct json *j, const struct config *c, const struct conn_row *r);
 void api_add_kernel(struct text *t, struct daemon *d); /* metrics families */
+/* policies.c */
+void api_add_policies(struct text *t, struct daemon *d); /* metrics families */
 /* scrape.c */
 api_handler api_metrics;

@@ -268,6 +268,7 @@ void api_metrics(struct api *a, const struct api_req *req, struct api_answer *an
 		       "access log records that found their ring full");
 	metrics_u64(t, "adit_access_log_dropped_total", NULL, 0, inspect_access_dropped(a->d));
 	api_add_kernel(t, a->d);
+	api_add_policies(t, a->d);
 	add_hists(t, a->d);
 	add_listeners(t, listeners, n_listeners);
 	add_endpoints(t, endpoints, n_endpoints);

@@ -115,9 +115,12 @@ void conn_go(struct conn *c, const struct cfg_listener *l, struct stage_context 
 {
 	struct worker *w = c->w;
 	uint32_t known = c->n_via ? c->stages.n : 1; /* counted already: those before the short way; the outermost */
-	enum stage_verdict v = c->n_via ? stages_extend(l, ctx, &c->stages) : stages_resolve(l, ctx, &c->stages);
-	const struct cfg_listener *full = inner_limit(c, known);
+	const struct cfg_listener *full;
+	enum stage_verdict v;
 
+	judge_prepare(c, ctx);
+	v = c->n_via ? stages_extend(l, ctx, &c->stages) : stages_resolve(l, ctx, &c->stages);
+	full = inner_limit(c, known);
 	switch (v) {
 	case STAGE_GO:
 		if (full) {
@@ -143,8 +146,7 @@ void conn_go(struct conn *c, const struct cfg_listener *l, struct stage_context 
 			 w->d->cfg->listeners[c->stages.id[c->stages.n - 1]].name);
 		return;
 	case STAGE_DENIED:
-		stats_inc(&w->loop.stats, ST_DENIED);
-		conn_end(c, END_DENIED, "denied by policy %s", c->stages.denied);
+		judge_end(c);
 		return;
 	}
 }

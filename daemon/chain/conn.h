@@ -162,6 +162,16 @@ void dial_trace(struct conn *c, char out[TRACEPARENT_LEN + 1]); /* traceparent; 
 /** short_way() - @ep, chosen, at @to: is it a tunnel listener of ours? true: the connection goes on there, or has ended */
 bool short_way(struct conn *c, struct endpoint *ep, const struct addr *to);
 
+/* ---- judge.c: policies ---- */
+/** judge_prepare() - @ctx will be judged, and counted as @c's */
+void judge_prepare(struct conn *c, struct stage_context *ctx);
+/** judge_end() - the stages say who denied it */
+void judge_end(struct conn *c);
+/** judge_address() - the name asked for is @to: do the policies allow that, too? false: the connection has ended */
+bool judge_address(struct conn *c, const struct addr *to);
+/** judge_name() - the policy and rule that denied it, or the last that allowed it; NULL: none did. Return: @out or NULL. */
+const char *judge_name(const struct conn *c, char out[POLICY_RULE_NAME]);
+
 /* ---- relay.c: bytes ---- */
 void relay_open(struct conn *c); /* both legs are there now */
 void relay_event(struct conn *c, int side, uint32_t events);

@@ -411,7 +411,8 @@ static void original_named(void *owner, uint64_t arg, const struct addr *a, uint
 	}
 	to = a[0];
 	to.port = asked.port;
-	dial_original(c, &to);
+	if (judge_address(c, &to))
+		dial_original(c, &to);
 }
 
 static void endpoint_answer(struct endpoint *ep, struct worker *w, const struct addr *a, uint32_t n)

@@ -331,6 +331,37 @@ int inspect_listeners(struct daemon *d, struct listener_row **ret, size_t *ret_n
 	return 0;
 }
 
+int inspect_policies(struct daemon *d, struct policy_row **ret, size_t *ret_n)
+{
+	const struct policy_set *s = d->cfg->policy_set;
+	uint32_t n = policy_count(s);
+	struct policy_row *r = calloc(n + 1u, sizeof(*r));
+	struct policy_info info;
+
+	if (!r)
+		return -ENOMEM;
+	r[n].name = POLICY_DEFAULT;
+	r[n].deny = r[n].default_ = true;
+	for (uint32_t i = 0; i <= n; i++) {
+		if (i < n) {
+			policy_info(s, i, &info);
+			r[i] = (struct policy_row){.name = info.name, .deny = info.action == POLICY_DENY, .dry_run = info.dry_run,
+						   .elsewhere = info.elsewhere, .rules = info.rules, .values = info.values};
+		}
+		for (uint32_t w = 0; w < d->n_workers; w++) {
+			const struct policy_counts *c = &d->workers[w].policies[i];
+
+			r[i].allowed += get(&c->allowed);
+			r[i].denied += get(&c->denied);
+			r[i].dry_allowed += get(&c->dry_allowed);
+			r[i].dry_denied += get(&c->dry_denied);
+		}
+	}
+	*ret = r;
+	*ret_n = n + 1u;
+	return 0;
+}
+
 int inspect_endpoints(struct daemon *d, struct endpoint_row **ret, size_t *ret_n)
 {
 	uint32_t n = d->cfg->n_endpoints;

@@ -61,6 +61,13 @@ struct listener_row {
 	const struct cfg_listener *cfg;
 	uint64_t accepted, active, failed, bytes_in, bytes_out;
 };
+/** struct policy_row - decisions since the start, all workers; the last row is POLICY_DEFAULT: what no policy decided */
+struct policy_row {
+	const char *name; /* until the configuration goes */
+	bool deny, dry_run, elsewhere, default_;
+	uint32_t rules, values;
+	uint64_t allowed, denied, dry_allowed, dry_denied;
+};
 struct endpoint_row {
 	const struct cfg_cluster *cluster;
 	const struct cfg_endpoint *endpoint;
@@ -91,6 +98,7 @@ int inspect_tunnels(struct daemon *d, struct tunnel_row **ret, size_t *ret_n);
 /* read from counters, no order needed; rows malloc'd */
 int inspect_listeners(struct daemon *d, struct listener_row **ret, size_t *ret_n);
 int inspect_endpoints(struct daemon *d, struct endpoint_row **ret, size_t *ret_n);
+int inspect_policies(struct daemon *d, struct policy_row **ret, size_t *ret_n);
 /** inspect_kernel() - rows malloc'd; *ret_release is the kernel's release, static text */
 int inspect_kernel(struct daemon *d, struct kernel_row **ret, size_t *ret_n, const char **ret_release);
 struct kernel_numbers {

@@ -166,7 +166,7 @@ static void access_end(struct conn *c)
 	const struct config *cfg = c->w->d->cfg;
 	const struct loop *l = &c->w->loop;
 	const struct leg *t = c->leg[SRC].kind == LEG_STREAM ? &c->leg[SRC] : &c->leg[DST];
-	char src[ADDR_STR], dst[ADDR_STR], orig[ADDR_STR], peer[512], trace[33];
+	char src[ADDR_STR], dst[ADDR_STR], orig[ADDR_STR], peer[512], trace[33], rule[POLICY_RULE_NAME];
 	struct access_rec r = {
 		.conn_id = c->id,
 		.start_us = c->start_us + l->real_offset_us,
@@ -183,7 +183,7 @@ static void access_end(struct conn *c)
 		.response_flags = ending_flags(c->ending),
 		.closed_by = ending_by(c),
 		.mismatch = c->mismatch,
-		.policy = c->stages.denied,
+		.policy = judge_name(c, rule),
 	};
 
 	r.dir = inbound(c) ? (c->leg[DST].kind == LEG_STREAM ? ACCESS_FORWARD : ACCESS_INBOUND) :

@@ -1,9 +1,11 @@
 /*
  * The chain: which listeners a connection passes and which cluster it leaves for, resolved once when it opens. A hop inside
- * the daemon is an entry in this list: no socket, no copy, no system call. Pure over the snapshot; worker thread.
+ * the daemon is an entry in this list: no socket, no copy, no system call. At each of them, and at the cluster, the policies in scope
+ * are asked, with what the outermost leg shows. Pure over the snapshot; worker thread.
  */
 #pragma once
 #include "model/config.h"
+#include "policy/policy.h"
 #include "policy/route.h"
 
 struct stages {
@@ -12,7 +14,9 @@ struct stages {
 	const struct cfg_route *route; /* the last that matched; NULL: a default target */
 	const struct cfg_cluster *cluster;
 	bool forward;
-	const char *denied; /* policy that said no */
+	uint32_t policy, rule; /* that denied, or the last that allowed; POLICY_NONE: none did */
+	const char *denied;    /* STAGE_DENIED: the listener or cluster where; NULL else */
+	bool denied_cluster;
 };
 
 /** struct stage_context - what the stages see: always the outermost leg's */
@@ -20,11 +24,15 @@ struct stage_context {
 	struct route_input in;
 	const char *principal; /* SPIFFE id from the certificate, NULL without */
 	struct addr src, orig_dst;
+	const struct policy_set *policies; /* NULL: there are none */
+	/* told of each verdict of theirs; may be NULL */
+	void (*judged)(void *arg, enum policy_place at, uint32_t id, const struct policy_verdict *v);
+	void *judged_arg;
 };
 
 enum stage_verdict { STAGE_GO, STAGE_NO_ROUTE, STAGE_DENIED, STAGE_LOOP };
 
-/** stages_resolve() - from listener @first to the cluster. The policy of each listener passed is asked (hook below). */
+/** stages_resolve() - from listener @first, where the connection entered, to the cluster; as far as policies let it */
 enum stage_verdict stages_resolve(const struct cfg_listener *first, const struct stage_context *ctx, struct stages *ret);
 /**
  * stages_extend() - the cluster leads to @next, a listener of this very node (the short way): the chain goes on from there, for which
@@ -32,3 +40,9 @@ enum stage_verdict stages_resolve(const struct cfg_listener *first, const struct
  * Return: as above, or STAGE_LOOP: the chain has passed @next already. What was passed is in @s whatever comes of it.
  */
 enum stage_verdict stages_extend(const struct cfg_listener *next, const struct stage_context *ctx, struct stages *s);
+/**
+ * stages_judge() - the policies once more, for the stages from index @from on and the cluster, with another @ctx: a name has
+ * become an address
+ * Return: STAGE_GO or STAGE_DENIED; @s says by whom.
+ */
+enum stage_verdict stages_judge(const struct config *cfg, uint32_t from, const struct stage_context *ctx, struct stages *s);

@@ -68,7 +68,8 @@ static int tables_init(struct worker *w)
 	w->endpoints = ep = calloc(cfg->n_endpoints + 1u, sizeof(*w->endpoints));
 	w->self = calloc(cfg->n_identities + 1u, sizeof(*w->self));
 	w->chunks = malloc(CHUNKS * sizeof(*w->chunks));
-	if (!w->listeners || !w->clusters || !w->endpoints || !w->self || !w->chunks)
+	w->policies = calloc(cfg->n_policies + 1u, sizeof(*w->policies));
+	if (!w->listeners || !w->clusters || !w->endpoints || !w->self || !w->chunks || !w->policies)
 		return -ENOMEM;
 	for (uint32_t i = 0; i < cfg->n_listeners; i++)
 		w->listeners[i] = (struct listener){ .cfg = &cfg->listeners[i], .w = w, .fd = -1, .resume = { .fire = accept_resume } };
@@ -268,6 +269,7 @@ void worker_finish(struct worker *w)
 	free(w->endpoints);
 	free(w->self);
 	free(w->chunks);
+	free(w->policies);
 	series_finish(&w->series);
 	loop_finish(&w->loop);
 	w->listeners = NULL;

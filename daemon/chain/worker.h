@@ -50,6 +50,11 @@ struct cluster {
 	struct pool pool; /* tunnel clusters */
 };
 
+/** struct policy_counts - decisions of a policy: one per connection and listener or cluster passed */
+struct policy_counts {
+	_Atomic uint64_t allowed, denied, dry_allowed, dry_denied;
+};
+
 struct worker {
 	struct loop loop;
 	struct daemon *d;
@@ -71,7 +76,8 @@ struct worker {
 	LIST_HEAD(, conn) joined; /* connections that the bypass moves */
 	struct timer joined_timer;
 	uint64_t next_conn;
-	struct log_rate failed_log, refused_log;
+	struct policy_counts *policies; /* by index; the last: what no policy decided */
+	struct log_rate failed_log, refused_log, dry_log;
 	bool draining;
 	struct timer drain;
 	struct timer places; /* namespaces are looked after */

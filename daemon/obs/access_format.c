@@ -292,9 +292,16 @@ static bool flag_has(const struct view *v, const char *flag)
 	return false;
 }
 
+/* by a policy of this agent, which the record names */
+static bool denied_here(const struct view *v)
+{
+	return !v->w.ok && v->s[AS_policy] && flag_has(v, "UAEX") && v->s[AS_closed_by] && v->n[AS_closed_by] == 4 &&
+	       !memcmp(v->s[AS_closed_by], "adit", 4);
+}
+
 static bool is_denied(const struct view *v)
 {
-	return !v->w.ok && v->w.dir != ACCESS_OUTBOUND && (v->w.status == 401 || v->w.status == 403);
+	return denied_here(v) || (!v->w.ok && v->w.dir != ACCESS_OUTBOUND && (v->w.status == 401 || v->w.status == 403));
 }
 
 static const char *dir_str(uint8_t dir)
@@ -424,7 +431,7 @@ static void put_details(struct text *t, const struct access_field *fd, const str
 	};
 	struct text details = {0};
 
-	if (is_denied(v) && v->s[AS_policy]) {
+	if (denied_here(v)) {
 		text_add(&details, "rbac_access_denied_matched_policy[");
 		text_addn(&details, v->s[AS_policy], v->n[AS_policy]);
 		text_add(&details, "]");

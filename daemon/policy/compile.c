@@ -360,6 +360,7 @@ static int match_add(struct compile *c, const struct policy *p, const struct pol
 	if (c->fill) {
 		values_sort(s, &to);
 		s->match[s->n_matches] = to;
+		s->fields |= BIT(m->field);
 	}
 	s->n_matches++;
 	return 0;

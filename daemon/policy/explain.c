@@ -32,6 +32,11 @@ const char *policy_rule_name(const struct policy_set *s, uint32_t policy, uint32
 	return out;
 }
 
+bool policy_looks_at(const struct policy_set *s, enum policy_field f)
+{
+	return s && s->fields & BIT(f);
+}
+
 uint32_t policy_count(const struct policy_set *s)
 {
 	return s ? s->n_policies : 0;

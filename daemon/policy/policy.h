@@ -76,6 +76,9 @@ void policy_decide(const struct policy_set *s, const struct policy_facts *f, enu
 const char *policy_rule_name(const struct policy_set *s, uint32_t policy, uint32_t rule, char out[POLICY_RULE_NAME]);
 const char *policy_field_str(enum policy_field f); /* as in the configuration: "source_ip" */
 
+/** policy_looks_at() - has any rule of any policy a match on @f? Without policies (@s NULL): no. */
+bool policy_looks_at(const struct policy_set *s, enum policy_field f);
+
 /** struct policy_info - of one policy of the set */
 struct policy_info {
 	const char *name;

@@ -94,6 +94,7 @@ struct policy_set {
 	uint64_t seed;
 	uint32_t n_policies, n_listeners, n_points, n_clauses, n_matches, n_texts, n_nets, n_ports, n_ids, n_names;
 	uint32_t rank_end[RANKS]; /* one past its last clause */
+	uint32_t fields; /* bits: which any rule looks at */
 	bool allow_everywhere, dry_allow_everywhere;
 	struct pol *pol;
 	struct clause *clause;

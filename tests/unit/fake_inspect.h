@@ -234,6 +234,26 @@ int inspect_listeners(struct daemon *d, struct listener_row **ret, size_t *ret_n
 	return 0;
 }
 
+int inspect_policies(struct daemon *d, struct policy_row **ret, size_t *ret_n)
+{
+	static const struct policy_row all[] = {
+		{.name = "allow-web", .rules = 2, .values = 5, .allowed = 70},
+		{.name = "no-dev", .deny = true, .rules = 1, .values = 1, .denied = 3},
+		{.name = "try", .deny = true, .dry_run = true, .rules = 1, .values = 1, .dry_denied = 4},
+		{.name = "far", .deny = true, .elsewhere = true, .rules = 1, .values = 1},
+		{.name = "default-deny", .deny = true, .default_ = true, .denied = 9},
+	};
+	struct policy_row *rows = malloc(sizeof(all));
+
+	(void)d;
+	if (!rows)
+		return -ENOMEM;
+	memcpy(rows, all, sizeof(all));
+	*ret = rows;
+	*ret_n = ARRAY_LEN(all);
+	return 0;
+}
+
 int inspect_endpoints(struct daemon *d, struct endpoint_row **ret, size_t *ret_n)
 {
 	struct endpoint_row *rows = calloc(3, sizeof(*rows));

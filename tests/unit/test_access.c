@@ -190,6 +190,8 @@ static void envoy_says_why(void **state)
 	(void)state;
 	rec.ok = false;
 	rec.status = 403;
+	rec.response_flags = "UAEX";
+	rec.closed_by = "adit";
 	assert_string_equal(line_of(ACCESS_ENVOY, fields, 1, &rec),
 			    "{\"response_code_details\":\"rbac_access_denied_matched_policy[allow-web]\"}\n");
 	rec.status = 404;

@@ -361,6 +361,13 @@ static void metrics_are_what_a_scraper_accepts(void **state)
 	assert_true(
 		prom_has(&ans.body, "adit_endpoint_resolved{cluster=\"local-redis\",endpoint=\"redis.local:6379\"} 0"));
 	assert_true(prom_has(&ans.body, "adit_connection_open_seconds_count 1"));
+	assert_true(prom_has(&ans.body, "adit_policies 4"));
+	assert_true(prom_has(&ans.body, "adit_policy_allowed_total{policy=\"allow-web\"} 70"));
+	assert_true(prom_has(&ans.body, "adit_policy_denied_total{policy=\"no-dev\"} 3"));
+	assert_true(prom_has(&ans.body, "adit_policy_denied_total{policy=\"default-deny\"} 9"));
+	assert_true(prom_has(&ans.body, "adit_policy_dry_run_denied_total{policy=\"try\"} 4"));
+	assert_true(prom_has(&ans.body, "adit_policy_dry_run_denied_total{policy=\"default-deny\"} 0"));
+	assert_null(strstr(ans.body.s, "policy=\"far\"")); /* for other nodes: it never counts */
 	assert_non_null(strstr(ans.body.s, "\nistio_tcp_connections_opened_total{reporter=\"source\""));
 	assert_non_null(strstr(ans.body.s, "destination_zone=\"unknown\"} 11\n"));
 }

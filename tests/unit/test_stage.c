@@ -3,6 +3,7 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <cmocka.h>
 
 #include "daemon/chain/stage.c"
@@ -323,6 +324,168 @@ static void a_chain_may_be_as_long_as_allowed(void **state)
 	assert_int_equal(s.n, CFG_CHAIN_MAX);
 }
 
+/* ---- policies: asked at each listener and cluster with what the outermost leg shows */
+
+struct seen {
+	char text[256];
+};
+
+static void note(void *arg, enum policy_place at, uint32_t id, const struct policy_verdict *v)
+{
+	struct seen *s = arg;
+	size_t n = strlen(s->text);
+
+	snprintf(s->text + n, sizeof(s->text) - n, "%c%u%s ", at == POLICY_AT_CLUSTER ? 'c' : 'l', id, v->allowed ? "" : "!");
+}
+
+static const char td_web[] = "spiffe://td/ns/shop/sa/web";
+
+/* one policy that denies namespace shop at one place */
+static struct policy_set *deny_shop(const uint32_t *listener, const uint32_t *cluster)
+{
+	static const struct policy_text shop = {POLICY_EXACT, "shop"};
+	static const struct policy_match m = {.field = POLICY_NAMESPACE, .texts = &shop, .n = 1};
+	static const struct policy_rule rule = {&m, 1};
+	const struct policy p = {.name = "no-shop", .action = POLICY_DENY, .listeners = listener, .n_listeners = listener != NULL,
+				 .clusters = cluster, .n_clusters = cluster != NULL, .rules = &rule, .n_rules = 1};
+	struct policy_set *s;
+
+	assert_int_equal(policy_compile(&p, 1, LISTENERS, 8, 1, &s, NULL), 0);
+	return s;
+}
+
+static enum stage_verdict judged(struct policy_set *set, const struct cfg_listener *first, const char *authority, const char *who,
+				 struct stages *s, struct seen *seen)
+{
+	struct stage_context ctx = asking(authority);
+	enum stage_verdict v;
+
+	*seen = (struct seen){""};
+	ctx.policies = set;
+	ctx.principal = who;
+	ctx.judged = note;
+	ctx.judged_arg = seen;
+	v = stages_resolve(first, &ctx, s);
+	policy_free(set);
+	return v;
+}
+
+static void every_listener_and_cluster_is_asked(void **state)
+{
+	const uint32_t nowhere = PLAIN;
+	struct stages s;
+	struct seen seen;
+
+	(void)state;
+	local.id = 3;
+	to_b.id = 4;
+	via_check.id = 5;
+	assert_int_equal(judged(deny_shop(&nowhere, NULL), &li[OUTBOUND], "10.0.0.7:80", NULL, &s, &seen), STAGE_GO);
+	assert_string_equal(seen.text, "l0 l1 l2 c4 ");
+	assert_int_equal(s.policy, POLICY_NONE);
+	assert_int_equal(judged(deny_shop(&nowhere, NULL), &li[TUNNEL_IN], "checked.local:1", td_web, &s, &seen), STAGE_GO);
+	assert_string_equal(seen.text, "l3 c5 l4 c3 ");
+}
+
+static void an_inner_listener_denies_by_the_outer_principal(void **state)
+{
+	const uint32_t check = CHECK;
+	struct stages s;
+	struct seen seen;
+
+	(void)state;
+	li[CHECK].name = "check";
+	assert_int_equal(judged(deny_shop(&check, NULL), &li[TUNNEL_IN], "checked.local:1", td_web, &s, &seen), STAGE_DENIED);
+	passes(&s, 2, TUNNEL_IN, CHECK);
+	assert_string_equal(s.denied, "check");
+	assert_false(s.denied_cluster);
+	assert_int_equal(s.policy, 0);
+	assert_int_equal(s.rule, 0);
+	assert_int_equal(judged(deny_shop(&check, NULL), &li[TUNNEL_IN], "checked.local:1", "spiffe://td/ns/ops/sa/a", &s, &seen), STAGE_GO);
+	assert_null(s.denied);
+	/* what is no SPIFFE id proves nothing, and a DENY on a namespace does not concern it */
+	assert_int_equal(judged(deny_shop(&check, NULL), &li[TUNNEL_IN], "checked.local:1", "ns/shop/sa/web", &s, &seen), STAGE_GO);
+}
+
+static void a_cluster_denies(void **state)
+{
+	const uint32_t three = 3, five = 5;
+	struct stages s;
+	struct seen seen;
+
+	(void)state;
+	local.id = 3;
+	via_check.id = 5;
+	assert_int_equal(judged(deny_shop(NULL, &three), &li[TUNNEL_IN], "tcp.local:1", td_web, &s, &seen), STAGE_DENIED);
+	assert_string_equal(s.denied, "local");
+	assert_true(s.denied_cluster);
+	assert_int_equal(judged(deny_shop(NULL, &five), &li[TUNNEL_IN], "checked.local:1", td_web, &s, &seen), STAGE_DENIED);
+	assert_string_equal(s.denied, "via_check");
+	assert_string_equal(seen.text, "l3 c5! ");
+}
+
+/* the spelling of an address does not matter, and a name stays a name when its address is known */
+static void authorities_are_judged_in_one_spelling(void **state)
+{
+	static const struct policy_text text[] = {{POLICY_EXACT, "10.0.0.7"}, {POLICY_EXACT, "db.prod"}};
+	static const struct policy_match m = {.field = POLICY_AUTHORITY, .texts = text, .n = 2};
+	static const struct policy_rule rule = {&m, 1};
+	static const struct policy p = {.name = "p", .action = POLICY_DENY, .everywhere = true, .rules = &rule, .n_rules = 1};
+	static const struct {
+		const char *authority, *ip;
+		bool denied;
+	} t[] = {
+		{"10.0.0.7:80", "10.0.0.7", true},
+		{"[::ffff:10.0.0.7]:80", "10.0.0.7", true},
+		{"[::ffff:a00:7]:80", "10.0.0.7", true},
+		{NULL, "10.0.0.7", true}, /* a tcp listener: nobody said an authority */
+		{"10.0.0.8:80", "10.0.0.8", false},
+		{"DB.prod.:80", NULL, true},
+		{"DB.prod:80", "10.0.0.9", true},
+		{"web.prod:80", "10.0.0.7", false},
+	};
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_LEN(t); i++) {
+		struct stage_context ctx = {.in = {.authority = {t[i].authority, t[i].authority ? strlen(t[i].authority) : 0}, .port = 80}};
+		struct policy_set *set;
+		struct stages s;
+
+		if (t[i].ip)
+			assert_int_equal(addr_parse_ip(t[i].ip, strlen(t[i].ip), &ctx.in.addr, NULL), 0);
+		assert_int_equal(policy_compile(&p, 1, LISTENERS, 8, 1, &set, NULL), 0);
+		ctx.policies = set;
+		if ((stages_resolve(&li[PLAIN], &ctx, &s) == STAGE_DENIED) != t[i].denied)
+			fail_msg("case %zu", i);
+		policy_free(set);
+	}
+}
+
+/* asked again with an address: as if it had been one from the beginning */
+static void a_resolved_name_is_judged_again(void **state)
+{
+	static struct cidr ten;
+	static const struct policy_match m = {.field = POLICY_DESTINATION_IP, .nets = &ten, .n = 1};
+	static const struct policy_rule rule = {&m, 1};
+	static const struct policy p = {.name = "p", .action = POLICY_DENY, .everywhere = true, .rules = &rule, .n_rules = 1};
+	const struct config cfg = {.listeners = li, .n_listeners = LISTENERS};
+	struct stage_context ctx = asking("db.prod:80");
+	struct policy_set *set;
+	struct stages s;
+
+	(void)state;
+	assert_int_equal(cidr_parse("10.0.0.0/8", 10, &ten, NULL), 0);
+	assert_int_equal(policy_compile(&p, 1, LISTENERS, 8, 1, &set, NULL), 0);
+	ctx.policies = set;
+	assert_int_equal(stages_resolve(&li[OUTBOUND], &ctx, &s), STAGE_GO);
+	assert_int_equal(addr_parse_ip("11.0.0.1", 8, &ctx.in.addr, NULL), 0);
+	assert_int_equal(stages_judge(&cfg, 0, &ctx, &s), STAGE_GO);
+	assert_int_equal(addr_parse_ip("10.0.0.1", 8, &ctx.in.addr, NULL), 0);
+	assert_int_equal(stages_judge(&cfg, 0, &ctx, &s), STAGE_DENIED);
+	assert_int_equal(s.policy, 0);
+	policy_free(set);
+}
+
 int main(void)
 {
 #define T(f) cmocka_unit_test_setup(f, setup)
@@ -342,6 +505,11 @@ int main(void)
 		T(what_finds_no_route_there_says_how_far_it_came),
 		T(the_bound_is_that_of_the_whole_chain),
 		T(a_chain_may_be_as_long_as_allowed),
+		T(every_listener_and_cluster_is_asked),
+		T(an_inner_listener_denies_by_the_outer_principal),
+		T(a_cluster_denies),
+		T(authorities_are_judged_in_one_spelling),
+		T(a_resolved_name_is_judged_again),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -673,7 +673,8 @@ static int each_by_splice(void **state)
 	return setup(state) | begin(state);
 }
 
-int main(void)
+/* one argument: only tests of that name, * for anything */
+int main(int argc, char **argv)
 {
 #define T(f) cmocka_unit_test_setup_teardown(f, each, teardown)
 #define S(f) {#f "_by_splice", f, each_by_splice, teardown, NULL}
@@ -697,5 +698,7 @@ int main(void)
 	};
 
 	signal(SIGPIPE, SIG_IGN); /* splice() has no MSG_NOSIGNAL */
+	if (argc > 1)
+		cmocka_set_test_filter(argv[1]);
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -315,7 +315,7 @@ int bypass_bind(struct bypass *b, struct bypass_at *l, struct bypass_at *r, uint
 	}
 	if (answer != ADIT_DONE) {
 		slots_give(&b->slots, slot, (uint32_t)bypass_now_ms());
-		b->slots.at[slot].freed_ms = 0; /* nobody watches it */
+		__atomic_store_n(&b->slots.at[slot].freed_ms, 0, __ATOMIC_RELAXED); /* nobody watches it */
 		if (answer < 0)
 			return no(j, BYPASS_WHY_ERROR);
 		if ((answer & 0xff) != ADIT_BUSY)

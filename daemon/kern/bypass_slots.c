@@ -14,7 +14,9 @@
 
 static bool resting(const struct adit_slot *s, uint32_t now_ms)
 {
-	return s->freed_ms && now_ms - s->freed_ms < SLOTS_QUARANTINE_MS;
+	uint32_t freed_ms = __atomic_load_n(&s->freed_ms, __ATOMIC_RELAXED);
+
+	return freed_ms && now_ms - freed_ms < SLOTS_QUARANTINE_MS;
 }
 
 static bool search(struct slots *s, uint32_t now_ms, bool any, uint32_t *ret)
@@ -47,12 +49,13 @@ int slots_take(struct slots *s, uint32_t now_ms, uint32_t *ret)
 		return -ENOSPC;
 	}
 	atomic_store_explicit(&s->full_until_ms, 0, memory_order_relaxed);
-	for (uint32_t i = at; i < at + 2; i++) {
-		uint32_t owner = s->at[i].owner;
+	for (uint32_t i = at; i < at + 2; i++) { /* never the owner: 0 for a moment would be an invitation */
+		struct adit_slot *p = &s->at[i];
 
-		__atomic_store_n(&s->at[i].cookie, 0, __ATOMIC_RELEASE); /* who still counts there counts for nobody */
-		memset(&s->at[i], 0, sizeof(s->at[i]));
-		s->at[i].owner = owner;
+		__atomic_store_n(&p->cookie, 0, __ATOMIC_RELEASE); /* who still counts there counts for nobody */
+		__atomic_store_n(&p->open, 0, __ATOMIC_RELEASE);
+		memset(&p->bytes, 0, offsetof(struct adit_slot, freed_ms) - offsetof(struct adit_slot, bytes));
+		__atomic_store_n(&p->freed_ms, 0, __ATOMIC_RELAXED);
 	}
 	*ret = at;
 	return 0;
@@ -62,7 +65,7 @@ void slots_give(struct slots *s, uint32_t slot, uint32_t now_ms)
 {
 	__atomic_store_n(&s->at[slot].open, 0, __ATOMIC_RELEASE);
 	__atomic_store_n(&s->at[slot + 1].open, 0, __ATOMIC_RELEASE);
-	s->at[slot].freed_ms = now_ms | 1;
+	__atomic_store_n(&s->at[slot].freed_ms, now_ms | 1, __ATOMIC_RELAXED);
 	__atomic_store_n(&s->at[slot].owner, 0, __ATOMIC_RELEASE);
 }
 

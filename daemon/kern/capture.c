@@ -203,6 +203,8 @@ void capture_leave(struct capture *c)
 	if (!c || !c->ours)
 		return;
 	AUTO_FD lock = c->obj.pin[0] ? place_pins(c->cfg->kernel.pin, false, NULL) : -1;
+
+	(void)lock; /* clang: held until the end */
 	take_ours(c, false);
 }
 
@@ -213,6 +215,7 @@ void capture_destroy(struct capture *c, bool keep)
 	if (!keep) {
 		AUTO_FD lock = c->obj.pin[0] ? place_pins(c->cfg->kernel.pin, false, NULL) : -1;
 
+		(void)lock;
 		take_ours(c, false);
 		(void)bpf_map_delete_elem(c->obj.map[CM_AGENTS], &c->obj.self);
 		if (!any_rule(c) && c->ours)

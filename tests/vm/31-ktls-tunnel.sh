@@ -3,7 +3,7 @@
 # limit: 120
 . ./lib.sh
 
-bytes=1000000
+bytes=300000
 nodes one two
 
 write()	# NODE CIPHER KTLS
@@ -84,8 +84,15 @@ echo "ok - the kernel counts the same"
 # KeyUpdate: GOAWAY (00 00 08 07), close_notify, and a reason in the log
 write two TLS13-AES128-GCM-SHA256 auto
 agent two 15008
-{ sleep 3; echo K; sleep 5; } | on two openssl s_client -connect 10.9.0.2:15008 -tls1_3 -alpn h2 -CAfile certs/ca.pem -cert certs/one.pem \
-	-key certs/one.key >"$dir/client.bin" 2>&1 || true
+mkfifo "$dir/keys"
+on two openssl s_client -connect 10.9.0.2:15008 -tls1_3 -alpn h2 -CAfile certs/ca.pem -cert certs/one.pem -key certs/one.key \
+	<"$dir/keys" >"$dir/client.bin" 2>&1 &
+client=$!
+exec 3>"$dir/keys"
+await 20 grep -aq 'Verify return code' "$dir/client.bin"
+echo K >&3
+wait $client || true
+exec 3>&-
 grep -q "updated its keys, which the kernel's TLS cannot follow" "$dir/two.log" || fail "the log does not tell"
 od -An -v -tx1 "$dir/client.bin" | tr -d ' \n' | grep -q 00000807000000000000 || fail "no GOAWAY: $(tail -c 200 "$dir/client.bin" | od -c)"
 grep -aq 'closed$' "$dir/client.bin" || fail "$(tail -n 5 "$dir/client.bin")"

@@ -5,6 +5,7 @@
  *
  * usage: bypass_limits [PART]
  */
+/* vm: evidence */
 #include "bpf/relay.h"
 #include <bpf/bpf.h>
 #include <linux/capability.h>

@@ -5,7 +5,7 @@
  *
  * usage: capture_cost [ROUNDS [CONNECTIONS]]	without arguments: quick, so that this program keeps working
  */
-/* vm: -m 1024 */
+/* vm: never */
 #include "kernel/cgroup.h"
 #include "kern/capture.h"
 #include <sys/resource.h>

@@ -27,6 +27,8 @@ static __always_inline u32 where(struct adit_req *q, struct bpf_sock *sk)
 
 	if (!tp || cookie_of(tp, q->end[0].bind.cookie) != ADIT_DONE)
 		return ADIT_GONE;
+	if (((struct sock *)tp)->__sk_common.skc_state != BPF_TCP_ESTABLISHED || ((struct sock *)tp)->sk_shutdown)
+		return ADIT_NOT_OPEN; /* a FIN counts in one number and not in the other */
 	local = bpf_ntohs(q->end[0].v6 ? q->end[0].tuple.ipv6.dport : q->end[0].tuple.ipv4.dport);
 	remote = bpf_ntohs(q->end[0].v6 ? q->end[0].tuple.ipv6.sport : q->end[0].tuple.ipv4.sport);
 	q->side = 0;
@@ -154,6 +156,17 @@ static __always_inline u32 take_out(struct adit_req *q, struct bpf_sock *sk)
 	return (int)bpf_map_delete_elem(&socks, &cookie) ? ADIT_NOT_IN : ADIT_DONE;
 }
 
+static __always_inline u32 is_empty(struct adit_req *q, struct bpf_sock *sk)
+{
+	struct tcp_sock *tp = bpf_skc_to_tcp_sock(sk);
+	struct sk_psock *psock;
+
+	if (!tp || cookie_of(tp, q->end[0].bind.cookie) != ADIT_DONE)
+		return ADIT_GONE;
+	psock = psock_of((struct sock *)tp);
+	return psock && !queue_empty(psock) ? ADIT_NOT_EMPTY : ADIT_DONE;
+}
+
 SEC("tc")
 int bind(struct __sk_buff *skb)
 {
@@ -173,6 +186,10 @@ int bind(struct __sk_buff *skb)
 		return ADIT_GONE;
 	if (q->op == ADIT_OP_TAKE_OUT) {
 		r = (int)take_out(q, a);
+		goto release_a;
+	}
+	if (q->op == ADIT_OP_EMPTY) {
+		r = (int)is_empty(q, a);
 		goto release_a;
 	}
 	if (q->op == ADIT_OP_WHERE) {

@@ -129,6 +129,25 @@ static __always_inline int allow(struct sk_msg_md *msg, struct tcp_sock *tp, str
 	return (u32)queued + size > limit ? ADIT_NO_BYTES : -1;
 }
 
+/*
+ * Bytes that go by TCP while redirected ones are unread: recv() gives the redirected ones, and nothing more in the same call. A reader
+ * that waits for edges and takes a short read for the end of it would wait for the next edge in vain. So the agent between holds such
+ * bytes back until the others are read (bypass_hold()). Where the sender is an agent itself and will hold what comes next, one message
+ * too many is redirected. (SK_DROP, to make it try again, would stick to the socket: tcp_bpf_send_verdict() never forgets it.)
+ */
+static __always_inline bool unread(struct adit_bind *b)
+{
+	struct sock *peer = (struct sock *)b->peer;
+	struct sk_psock *psock;
+	u64 cookie = 0;
+
+	PEEK(cookie, struct sock, peer, __sk_common.skc_cookie.counter);
+	if (cookie != b->peer_cookie)
+		return false;
+	psock = psock_of(peer);
+	return psock && !queue_empty(psock);
+}
+
 SEC("sk_msg")
 int gate(struct sk_msg_md *msg)
 {
@@ -163,6 +182,11 @@ int gate(struct sk_msg_md *msg)
 	else
 		b->streak = 0;
 	slot->last_ns = bpf_ktime_get_coarse_ns();
+	if (no >= 0 && unread(b)) {
+		*(volatile u32 *)&slot->behind = 1;
+		if (b->flags & ADIT_BIND_HOLD && (no == ADIT_NO_BYTES || no == ADIT_NO_MESSAGES || no == ADIT_NO_STREAK))
+			no = -1;
+	}
 	if (no < 0) {
 		to = b->peer_cookie;
 		if (bpf_msg_redirect_hash(msg, &socks, &to, BPF_F_INGRESS) == SK_PASS) {

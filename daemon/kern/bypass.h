@@ -93,19 +93,45 @@ bool bypass_on(const struct bypass *b); /* as switched, by any agent of the node
 void bypass_info(struct bypass *b, struct bypass_info *ret);
 
 /**
- * bypass_join() - end to end. Call when bytes came back from @u, every byte read was written, and no queue of ours holds any.
- * @a: accepted from the source, @u: connected to the destination.
+ * bypass_join() - end to end. Call when bytes came back from @u; what queues of ours hold does not matter, the gate waits for it.
+ * @a: accepted from the source, @u: connected to the destination; neither enters a map, relaying and splice(2) go on as before.
  * @taken:	bytes that we consumed from @a and did not pass on (a PROXY header)
  * @injected:	bytes that we wrote to @u before the source's
+ * In a chain of agents each one asks; the first that can joins, the others get 0 and watch (j->watcher).
+ * Allow-list: `ports` is matched with the ports that the source and the last agent connected to; `executables` with the process that
+ * connected, or that made the listener; `uids` and `cgroups` with the sockets'.
  * Return: 0 joined; -EAGAIN: j->why, ask again after some round trips; else never again for this connection, j->why says why.
  */
 int bypass_join(struct bypass *b, int a, int u, uint32_t taken, uint32_t injected, struct bypass_join *j);
-/** bypass_join_leg() - @fd: our socket to a local application. Return: as bypass_join(). */
+/**
+ * bypass_join_leg() - @fd: our socket to a local application, perhaps through other agents of the node. Return: as bypass_join().
+ * From the first call on never splice(2) out of @fd, whatever was returned: another agent may put it into a map. TCP_NODELAY is set.
+ */
 int bypass_join_leg(struct bypass *b, int fd, struct bypass_join *j);
-/** bypass_demote() - a step towards plain TCP for good; call every 20 ms or later until it returns 0. Return: 0 done, -EAGAIN. */
+/**
+ * bypass_demote() - a step towards plain TCP for good; call every 20 ms or later until it returns 0, which waits for the applications
+ * to read what was redirected. The last counts are there until then. Return: 0 done, -EAGAIN.
+ */
 int bypass_demote(struct bypass *b, struct bypass_join *j, uint64_t now_ms);
-/** bypass_leave() - the gate is closed and the slots given back; before the sockets are closed or bytes are added by us. */
+/**
+ * bypass_leave() - the gate is closed and the slots given back; before the sockets are closed. Who wants to add bytes of its own to a
+ * joined stream leaves, and waits 20 ms: a send() within the gate is not stopped.
+ */
 void bypass_leave(struct bypass *b, struct bypass_join *j);
+/**
+ * bypass_hold() - may bytes that came to us from @side (0 source, 1 destination) be written to the other side now?
+ * To be asked before each write() or splice() on a connection that is joined or being demoted, so also with bytes in hand that were read
+ * before. Costs a read of mapped memory, unless bytes went by TCP while the application had redirected ones unread: those must be read
+ * first. (With both waiting, recv() gives only the redirected ones, and readers that wait for edges and take a short read for the end of
+ * it - tokio, nginx - would wait for ever.)
+ * Return: false: write. true: keep them and ask again in about a millisecond; nothing will wake us.
+ */
+bool bypass_hold(struct bypass *b, struct bypass_join *j, int side);
+/**
+ * bypass_hold_legs() - said once at start: we ask bypass_hold() before writing to a joined leg, too (there it bounds memory). Without it
+ * such readers must not be at the other end of a leg.
+ */
+void bypass_hold_legs(struct bypass *b);
 void bypass_counts(const struct bypass *b, const struct bypass_join *j, struct bypass_counts *ret);
 /** bypass_last_ms() - as bypass_counts.last_ms, alone: a read of two words of mapped memory */
 uint64_t bypass_last_ms(const struct bypass *b, const struct bypass_join *j);

@@ -106,6 +106,7 @@ struct bypass {
 	struct nsids nsids;
 	struct cfg_bypass cfg;
 	int cgroup_root;
+	bool hold_legs;
 	char self_test[128];
 	/* any worker; relaxed */
 	_Atomic uint64_t joins, legs, refused_joins, demoted, bytes, messages, refused[ADIT_REFUSALS];
@@ -123,7 +124,7 @@ struct bypass_at {
 	uint32_t wfirst, rfirst; /* its first sequence numbers */
 	int32_t netns;
 };
-/** bypass_whereis() - a socket of ours. Return: 0, or -ENOENT: not a connection of this node, or it is older than the bypass. */
+/** bypass_whereis() - a socket of ours. Return: 0, -ENOENT: not a connection of this node, or older than the bypass; -ENOTCONN. */
 int bypass_whereis(struct bypass *b, int fd, struct bypass_at *ret);
 /** bypass_far() - the other end of @at's connection. Return: 0 or -ENOENT. */
 int bypass_far(struct bypass *b, const struct bypass_at *at, struct bypass_at *ret);
@@ -131,10 +132,11 @@ int bypass_far(struct bypass *b, const struct bypass_at *at, struct bypass_at *r
  * bypass_bind() - @l and @r become the two ends of a bypass; the gate opens
  * @delta: bytes added to the stream from @l to @r on its way, less those taken out
  * @fd: sockets of ours that may be in the same namespaces as l and r, -1: none
+ * @hold: the end that is ours, if we ask before we write (bypass_hold_legs()), by cookie; 0: none
  * Return: as bypass_join().
  */
 int bypass_bind(struct bypass *b, struct bypass_at *l, struct bypass_at *r, uint32_t delta, uint32_t flags, const int fd[2],
-		struct bypass_join *j);
+		uint64_t hold, struct bypass_join *j);
 /** bypass_gate() - open or close it, without further consequence */
 void bypass_gate(struct bypass *b, const struct bypass_join *j, bool open);
 

@@ -27,7 +27,7 @@
 
 /** struct bypass_ends - what demotion needs, and what a watcher saw last: one malloc per joined connection */
 struct bypass_ends {
-	struct adit_req_end end[2]; /* not a watcher's */
+	struct adit_req_end end[2];
 	struct bypass_counts seen;  /* a watcher's: the slots are not its own and may go away under it */
 	uint64_t since_ms;	    /* the gate was closed */
 	bool out[2];
@@ -79,6 +79,16 @@ static uint32_t inum_of(int sock)
 	return ns < 0 || fstat(ns, &st) ? 0 : (uint32_t)st.st_ino;
 }
 
+/* the socket's counters may be caught between two of their updates: not three times in a row */
+static int run_again(struct bypass *b, struct adit_req *q)
+{
+	int answer = ADIT_UNKNOWN;
+
+	for (int i = 0; i < 3 && answer == ADIT_UNKNOWN; i++)
+		answer = obj_run(&b->obj, q);
+	return answer;
+}
+
 int bypass_whereis(struct bypass *b, int fd, struct bypass_at *ret)
 {
 	struct adit_req q = {.op = ADIT_OP_WHERE, .end[0].netns = -1};
@@ -95,10 +105,12 @@ int bypass_whereis(struct bypass *b, int fd, struct bypass_at *ret)
 	if (l.family != r.family || (l.family != AF_INET && l.family != AF_INET6))
 		return -ENOENT;
 	tuple(&q.end[0], l.family == AF_INET6, l.ip, l.port, r.ip, r.port);
-	answer = obj_run(&b->obj, &q);
+	answer = run_again(b, &q);
 	if (answer == ADIT_GONE && nsids_get(&b->nsids, inum_of(fd), 0, (const int[2]){fd, -1}, &q.end[0].netns) == 0 &&
 	    q.end[0].netns >= 0)
-		answer = obj_run(&b->obj, &q); /* a socket of ours in another namespace */
+		answer = run_again(b, &q); /* a socket of ours in another namespace */
+	if (answer == ADIT_NOT_OPEN)
+		return -ENOTCONN;
 	if (answer != ADIT_DONE || !q.pair.end[!q.side].cookie)
 		return -ENOENT;
 	at_of(&q.end[0].key, (uint8_t)q.side, &q.pair, ret);
@@ -286,7 +298,7 @@ static int find_netns(struct bypass *b, struct bypass_at *l, struct bypass_at *r
 }
 
 int bypass_bind(struct bypass *b, struct bypass_at *l, struct bypass_at *r, uint32_t delta, uint32_t flags, const int fd[2],
-		struct bypass_join *j)
+		uint64_t hold, struct bypass_join *j)
 {
 	AUTO_FREE struct bypass_ends *ends = calloc(1, sizeof(*ends));
 	struct adit_req q = {0};
@@ -304,8 +316,11 @@ int bypass_bind(struct bypass *b, struct bypass_at *l, struct bypass_at *r, uint
 		req_end(b, l, r, delta, slot, flags, &q.end[0]);
 		req_end(b, r, l, 0, slot + 1, flags, &q.end[1]);
 		for (uint32_t i = 0; i < 2; i++)
+			if (hold && q.end[i].bind.cookie == hold)
+				q.end[i].bind.flags |= ADIT_BIND_HOLD;
+		for (uint32_t i = 0; i < 2; i++)
 			__atomic_store_n(&b->slots.at[slot + i].cookie, j->cookie[i], __ATOMIC_RELEASE);
-		answer = obj_run(&b->obj, &q);
+		answer = run_again(b, &q);
 		if (answer != ADIT_GONE || tries || (l->netns < 0 && r->netns < 0))
 			break;
 		if (find_netns(b, l, r, fd, true)) {
@@ -320,13 +335,13 @@ int bypass_bind(struct bypass *b, struct bypass_at *l, struct bypass_at *r, uint
 			return no(j, BYPASS_WHY_ERROR);
 		if ((answer & 0xff) != ADIT_BUSY)
 			return no(j, why_not(answer));
+		memcpy(ends->end, q.end, sizeof(ends->end));
 		answer = watch(b, (uint32_t)answer >> 8 & ~1u, ends, j);
 		if (answer == 0)
 			ends = NULL;
 		return answer;
 	}
-	ends->end[0] = q.end[0];
-	ends->end[1] = q.end[1];
+	memcpy(ends->end, q.end, sizeof(ends->end));
 	j->ends = TAKE(ends);
 	j->slot = slot;
 	j->state = BYPASS_OPEN;
@@ -343,8 +358,12 @@ static int bypass_allow(struct bypass *b, struct bypass_at *l, struct bypass_at 
 
 	if (find_netns(b, l, r, fd, false))
 		return no(j, BYPASS_WHY_NETNS);
-	ask_listener(b, l);
-	ask_listener(b, r);
+	for (uint32_t i = 0; i < b->cfg.n_allow; i++)
+		if (b->cfg.allow[i].n_executables) {
+			ask_listener(b, l);
+			ask_listener(b, r);
+			break;
+		}
 	return allowed(b, l, port) && allowed(b, r, port) ? 0 : no(j, BYPASS_WHY_UNLISTED);
 }
 
@@ -362,8 +381,10 @@ int bypass_join(struct bypass *b, int a, int u, uint32_t taken, uint32_t injecte
 	enum bypass_why why;
 	int e;
 
-	if (bypass_whereis(b, a, &at_a) || bypass_whereis(b, u, &at_u))
-		return refused(b, no(j, BYPASS_WHY_REMOTE));
+	e = bypass_whereis(b, a, &at_a);
+	e = e ? e : bypass_whereis(b, u, &at_u);
+	if (e)
+		return refused(b, no(j, e == -ENOTCONN ? BYPASS_WHY_STATE : BYPASS_WHY_REMOTE));
 	if (link_write(b, &at_a, &at_u, delta, 0) || link_write(b, &at_u, &at_a, 0, delta))
 		return refused(b, no(j, BYPASS_WHY_FULL));
 	/* the stream of the source: what left neighbours add counts on their way back, so to speak */
@@ -375,7 +396,7 @@ int bypass_join(struct bypass *b, int a, int u, uint32_t taken, uint32_t injecte
 		return refused(b, no(j, why));
 	e = bypass_allow(b, &l, &r, (const int[2]){a, u}, j);
 	if (e == 0)
-		e = bypass_bind(b, &l, &r, delta, ADIT_BIND_STRICT, (const int[2]){a, u}, j);
+		e = bypass_bind(b, &l, &r, delta, ADIT_BIND_STRICT, (const int[2]){a, u}, 0, j);
 	if (e == 0)
 		atomic_fetch_add_explicit(&b->joins, 1, memory_order_relaxed);
 	return refused(b, e);
@@ -383,15 +404,17 @@ int bypass_join(struct bypass *b, int a, int u, uint32_t taken, uint32_t injecte
 
 int bypass_join_leg(struct bypass *b, int fd, struct bypass_join *j)
 {
-	uint32_t delta = 0, back = 0, hops = 0;
+	uint32_t delta = 0, back = 0, hops = 0, flags;
 	struct bypass_at own, far;
+	uint64_t hold;
 	enum bypass_why why;
 	int one = 1, e;
 
 	if (!b->cfg.legs)
 		return refused(b, no(j, BYPASS_WHY_OFF));
-	if (bypass_whereis(b, fd, &own))
-		return refused(b, no(j, BYPASS_WHY_REMOTE));
+	e = bypass_whereis(b, fd, &own);
+	if (e)
+		return refused(b, no(j, e == -ENOTCONN ? BYPASS_WHY_STATE : BYPASS_WHY_REMOTE));
 	setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
 	if (link_write(b, &own, NULL, 0, 0))
 		return refused(b, no(j, BYPASS_WHY_FULL));
@@ -403,17 +426,39 @@ int bypass_join_leg(struct bypass *b, int fd, struct bypass_join *j)
 	e = bypass_allow(b, &own, &far, (const int[2]){fd, -1}, j);
 	if (e < 0)
 		return refused(b, e);
+	flags = hops ? ADIT_BIND_STRICT : 0;
+	hold = b->hold_legs ? own.end.cookie : 0;
 	/* accepted: the application is the source, and stands on the left */
-	e = own.side ? bypass_bind(b, &far, &own, back, hops ? ADIT_BIND_STRICT : 0, (const int[2]){fd, -1}, j) :
-		       bypass_bind(b, &own, &far, delta, hops ? ADIT_BIND_STRICT : 0, (const int[2]){fd, -1}, j);
+	e = own.side ? bypass_bind(b, &far, &own, back, flags, (const int[2]){fd, -1}, hold, j) :
+		       bypass_bind(b, &own, &far, delta, flags, (const int[2]){fd, -1}, hold, j);
 	if (e == 0)
 		atomic_fetch_add_explicit(&b->legs, 1, memory_order_relaxed);
 	return refused(b, e);
 }
 
+void bypass_hold_legs(struct bypass *b)
+{
+	b->hold_legs = true;
+}
+
 static bool mine(const struct bypass *b, const struct bypass_join *j)
 {
 	return j->state != BYPASS_NONE && j->state != BYPASS_CLOSED && b->slots.at[j->slot].cookie == j->cookie[0];
+}
+
+bool bypass_hold(struct bypass *b, struct bypass_join *j, int side)
+{
+	uint32_t *behind = &b->slots.at[j->slot + (uint32_t)side].behind;
+
+	if (!mine(b, j) || !__atomic_load_n(behind, __ATOMIC_ACQUIRE))
+		return false;
+	/* cleared first: the gate may set it again at any time, for bytes that come later */
+	__atomic_store_n(behind, 0, __ATOMIC_SEQ_CST);
+	struct adit_req q = {.op = ADIT_OP_EMPTY, .end = {j->ends->end[!side]}};
+	if (obj_run(&b->obj, &q) != ADIT_NOT_EMPTY)
+		return false;
+	__atomic_store_n(behind, 1, __ATOMIC_RELEASE);
+	return true;
 }
 
 void bypass_counts(const struct bypass *b, const struct bypass_join *j, struct bypass_counts *ret)

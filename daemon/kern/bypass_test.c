@@ -53,7 +53,7 @@ static int make(struct probe *p)
 		if (bypass_whereis(p->b, p->fd[i], &at[i]))
 			return err_set(p->e, -ENOENT, "self-test: a connection of our own was not noted: do we run below kernel.cgroup?");
 	}
-	if (bypass_bind(p->b, &at[0], &at[1], 0, 0, (const int[2]){-1, -1}, &p->j))
+	if (bypass_bind(p->b, &at[0], &at[1], 0, 0, (const int[2]){-1, -1}, 0, &p->j))
 		return err_set(p->e, -EPROTO, "self-test: two sockets of our own cannot be joined: %s",
 			       bypass_why_str((enum bypass_why)p->j.why));
 	return 0;

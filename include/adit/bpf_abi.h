@@ -75,6 +75,7 @@ struct adit_link {
 
 #define ADIT_BIND_STRICT   0x1u /* end to end through agents: a FIN on either side closes the gate */
 #define ADIT_BIND_EVIDENCE 0x2u /* redirect only to readers that were seen to read plainly */
+#define ADIT_BIND_HOLD	   0x4u /* an agent's, which minds `behind`: rather one message too many redirected than one behind by TCP */
 
 /** struct adit_bind - socket storage "binds": where send() of this socket goes. Set once in a socket's life. */
 struct adit_bind {
@@ -117,8 +118,9 @@ struct adit_slot {
 	__u32 refused[ADIT_REFUSALS];	/* gate */
 	__u32 plain;	/* fentry: recv() calls of the sender of this slot that could take redirected bytes */
 	__u32 banned;	/* fentry: it was seen to read in a way that cannot */
+	__u32 behind;	/* gate: nothing more must be written before redirected bytes are read; agent: they are */
 	__u32 freed_ms; /* agent: not given away at once, other agents may still read the counters */
-	__u32 pad[3];
+	__u32 pad[2];
 };
 
 /* ---- the request to the program that binds: a packet with this behind 16 bytes of header ---- */
@@ -129,6 +131,7 @@ enum adit_op {
 	ADIT_OP_LISTENER, /* end[0].tuple: who listens there? side is the process */
 	ADIT_OP_BIND,
 	ADIT_OP_TAKE_OUT, /* end[0] */
+	ADIT_OP_EMPTY,	  /* end[0]: has it read all that was redirected to it? */
 };
 struct adit_req_end {
 	struct adit_bind bind;

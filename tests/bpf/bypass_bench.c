@@ -232,7 +232,7 @@ static void join_cost(void)
 		nodelay(c);
 		nodelay(s);
 		from = now_ns();
-		if (bypass_whereis(b, c, &at[0]) || bypass_whereis(b, s, &at[1]) || bypass_bind(b, &at[0], &at[1], 0, 0, (const int[2]){-1, -1}, &j))
+		if (bypass_whereis(b, c, &at[0]) || bypass_whereis(b, s, &at[1]) || bypass_bind(b, &at[0], &at[1], 0, 0, (const int[2]){-1, -1}, 0, &j))
 			show(false, "join");
 		spent += now_ns() - from;
 		bypass_leave(b, &j);

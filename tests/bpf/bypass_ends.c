@@ -29,6 +29,8 @@ static void trip(struct trial *t, size_t n)
 		show(false, "the way back");
 }
 
+static bool hasty;
+
 static void start(struct trial *t, bool joined)
 {
 	int l = listen_on("127.0.0.1", BACK);
@@ -40,6 +42,7 @@ static void start(struct trial *t, bool joined)
 				   .to = BACK,
 				   .after = joined ? 2 : 0,
 				   .cut = true,
+				   .hasty = hasty,
 				   .sums = t->sums,
 				   .max = 4};
 	t->relay = relay_start(&t->o);
@@ -348,6 +351,45 @@ static void small_messages(void)
 	finish(&t);
 }
 
+/*
+ * A reader that waits for edges and takes a short read for the end, as tokio and nginx do: redirected bytes, and bytes that went by TCP
+ * behind them, must never wait for it together. Without holding the latter back they do.
+ */
+static size_t edges_and_short_reads(void)
+{
+	struct epoll_event ev = {.events = EPOLLIN | EPOLLET};
+	AUTO_FD ep = (int)MUST(epoll_create1(EPOLL_CLOEXEC));
+	size_t got = 0;
+	struct trial t;
+	ssize_t r;
+
+	start(&t, true);
+	MUST(epoll_ctl(ep, EPOLL_CTL_ADD, t.s, &ev));
+	epoll_wait(ep, &ev, 1, 0);
+	pieces(t.c, 100, 100);
+	nonblock(t.c, true);
+	MUST(send(t.c, buf, 90000, MSG_NOSIGNAL)); /* more than may wait redirected */
+	sleep_ms(200);
+	while (got < 90100 && epoll_wait(ep, &ev, 1, 1000) == 1)
+		do {
+			r = recv(t.s, buf, 16384, MSG_DONTWAIT);
+			got += r > 0 ? (size_t)r : 0;
+		} while (r == 16384);
+	finish(&t);
+	return got;
+}
+
+static void short_reads(void)
+{
+	size_t got = edges_and_short_reads();
+
+	show(got == 90100, "edges and short reads: %zu of 90100 bytes", got);
+	hasty = true;
+	got = edges_and_short_reads();
+	show(got < 90100, "edges and short reads, nothing held back: %zu of 90100 bytes, then none, as feared", got);
+	hasty = false;
+}
+
 int main(void)
 {
 	lab_enter();
@@ -372,5 +414,6 @@ int main(void)
 		never_reads(joined);
 	}
 	small_messages();
+	short_reads();
 	return lab_done();
 }

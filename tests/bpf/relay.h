@@ -25,6 +25,7 @@ struct relay_opts {
 	const struct cfg_kernel *cfg;
 	uint32_t max;		  /* connections at a time */
 	bool no_bypass, cut;	  /* cut: sums->stop resets the connections of joined ones */
+	bool hasty;		  /* bytes are not held back for readers that wait for edges: a mistake */
 };
 
 struct flow {
@@ -40,13 +41,13 @@ struct pass {
 	struct bypass_join j;
 	uint32_t taken, injected;
 	uint64_t stall_us, join_us, judged_us, seen[2], asked;
-	bool never, dead;
+	bool never, dead, hasty;
 };
 
 #define RELAY_BUF 65536u
 
 /* Return: 0 nothing moved, 1 something did, -1 broken */
-static inline int flow_move(struct pass *p, struct flow *f, uint64_t *rs)
+static inline int flow_move(struct bypass *b, struct pass *p, struct flow *f, uint64_t *rs)
 {
 	int moved = 0;
 
@@ -54,6 +55,10 @@ static inline int flow_move(struct pass *p, struct flow *f, uint64_t *rs)
 		size_t want = rs ? 1 + below(rs, RELAY_BUF) : RELAY_BUF;
 		ssize_t r;
 
+		if (f->off < f->len && b && !p->hasty && p->j.state != BYPASS_NONE && bypass_hold(b, &p->j, f == &p->f[1])) {
+			p->stall_us = now_us() + 1000;
+			return moved;
+		}
 		if (f->off < f->len) {
 			r = send(f->to, f->buf + f->off, f->len - f->off, MSG_NOSIGNAL | MSG_DONTWAIT);
 			if (r < 0)
@@ -201,7 +206,7 @@ static inline bool pass_new(struct pass *p, const struct relay_opts *o, int fd, 
 		close(fd);
 		return false;
 	}
-	*p = (struct pass){.a = fd, .u = u};
+	*p = (struct pass){.a = fd, .u = u, .hasty = o->hasty};
 	p->f[0] = (struct flow){.from = fd, .to = u, .buf = malloc(RELAY_BUF)};
 	p->f[1] = (struct flow){.from = u, .to = fd, .buf = malloc(RELAY_BUF)};
 	nodelay(fd);
@@ -255,8 +260,8 @@ static inline void relay_loop(const struct relay_opts *o)
 				continue;
 			p->stall_us = 0;
 			r = pass_begin(p, o);
-			s = r > 0 ? flow_move(p, &p->f[0], rs) : 0;
-			r = r < 0 ? r : flow_move(p, &p->f[1], rs);
+			s = r > 0 ? flow_move(b, p, &p->f[0], rs) : 0;
+			r = r < 0 ? r : flow_move(b, p, &p->f[1], rs);
 			busy |= r > 0 || s > 0;
 			if (r < 0 || s < 0 || p->dead)
 				pass_free(b, p, o, true);

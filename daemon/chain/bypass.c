@@ -13,12 +13,18 @@
 #include "chain/daemon.h"
 
 #define TICK_MS 100u
+#define HELD_MS 1u
 #define TRIES 16u	     /* askings in vain */
 #define NEVER UINT16_MAX
 
 static bool has_leg(const struct conn *c, enum leg_kind kind)
 {
 	return c->leg[SRC].kind == kind || c->leg[DST].kind == kind;
+}
+
+static bool end_to_end(const struct conn *c)
+{
+	return !has_leg(c, LEG_STREAM);
 }
 
 void bypass_opened(struct conn *c)
@@ -89,9 +95,45 @@ void bypass_turn(struct conn *c, int from)
 		ask(c);
 }
 
-static bool end_to_end(const struct conn *c)
+/* as the edge that the kernel would have given */
+static void release(struct conn *c)
 {
-	return !has_leg(c, LEG_STREAM);
+	for (int i = 0; i < 2 && c->state == CONN_OPEN; i++)
+		if (TAKE(c->leg[i].held))
+			relay_event(c, i, EPOLLOUT);
+}
+
+static void held_tick(struct timer *t, void *worker)
+{
+	struct worker *w = worker;
+	struct conn *c, *next;
+
+	(void)t;
+	for (c = LIST_FIRST(&w->joined); c; c = next) {
+		next = LIST_NEXT(c, joined);
+		release(c);
+	}
+}
+
+void bypass_later(struct conn *c, struct leg *to)
+{
+	struct worker *w = c->w;
+
+	to->writable = false;
+	to->held = true;
+	w->held_timer.fire = held_tick;
+	w->held_timer.arg = w;
+	timer_arm(&w->loop.timers, &w->held_timer, w->loop.now_ms + HELD_MS);
+}
+
+bool bypass_holds(struct conn *c, struct leg *to)
+{
+	/* all bytes pass the agent that has joined it; a watcher need not look */
+	if ((c->byp.state != BYPASS_OPEN && c->byp.state != BYPASS_DEMOTING) || c->byp.watcher || !end_to_end(c) ||
+	    !bypass_hold(c->w->d->kernel.bypass, &c->byp, !to->side))
+		return false;
+	bypass_later(c, to);
+	return true;
 }
 
 void bypass_sync(struct conn *c)
@@ -147,6 +189,7 @@ static void demote(struct conn *c)
 		LIST_REMOVE(c, joined);
 		stats_inc(&w->loop.stats, ST_BYPASS_DEMOTED);
 		log_dbg(LA_CHAIN, "conn %llu: carries bulk, bypassed no more", (unsigned long long)c->id);
+		release(c);
 	}
 }
 

@@ -63,6 +63,7 @@ struct leg {
 	bool readable, writable; /* sockets: as epoll's edges say */
 	bool hup;		 /* sockets: FIN or error is waiting behind the bytes; read until 0 */
 	bool mapped;		 /* sockets: in a sockmap; a short read does not mean that it is empty */
+	bool held;		 /* sockets: not written for a millisecond, until the application has read what was redirected */
 	bool urgent;		 /* sockets: urgent data came: reads stop at it, so a short one does not mean that it is empty */
 	bool in_done, out_done;
 	bool answered;		 /* stream, source: 200 was sent; destination: 200 was received */
@@ -212,6 +213,12 @@ void splice_put(struct conn *c, int side, struct pipe *p);
 void bypass_opened(struct conn *c);
 /** bypass_turn() - bytes came from leg @from, the last ones from the other; called between writes, any time */
 void bypass_turn(struct conn *c, int from);
+/**
+ * bypass_holds() - must bytes for the leg @to wait until its application has read what was redirected? Asked before each write. Then it
+ * is as if its socket were full, and written again in a millisecond: bypass_later().
+ */
+bool bypass_holds(struct conn *c, struct leg *to);
+void bypass_later(struct conn *c, struct leg *to);
 /** bypass_sync() - what the kernel has moved since is added to bytes, metrics and the idle clock */
 void bypass_sync(struct conn *c);
 /** bypass_end() - before the sockets are closed */

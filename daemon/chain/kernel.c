@@ -32,6 +32,8 @@ static int probe_bypass(struct kernel *k, const struct config *cfg, struct err *
 		return 0;
 	}
 	r = bypass_create(&k->bypass, &cfg->kernel, why);
+	if (r == 0)
+		bypass_hold_legs(k->bypass);
 	if (r < 0) {
 		k->bypass = NULL;
 		return missing(k, KERNEL_BYPASS, r, "bypass", false, reterr);

@@ -99,6 +99,10 @@ static ssize_t leg_write(struct conn *c, struct leg *to, const struct iovec *iov
 		to->writable = false;
 		return 0;
 	}
+	if (errno == EACCES && to->mapped) { /* its application has redirected bytes unread: bypass_hold_legs() */
+		bypass_later(c, to);
+		return 0;
+	}
 	write_failed(c, to, errno);
 	return -1;
 }
@@ -107,6 +111,8 @@ static void queue_flush(struct conn *c, struct leg *to)
 {
 	struct leg *from = peer_of(c, to);
 
+	if (leg_waits(to) && to->writable && bypass_holds(c, to))
+		return;
 	if (to->pipe && to->writable && splice_flush(c, to) < 0)
 		return;
 	while (!to->pipe && to->q.len && to->writable) {
@@ -157,7 +163,8 @@ static void pump(struct conn *c, struct leg *from)
 	uint8_t *buf = c->w->loop.scratch.in;
 	size_t done = splice_pump(c, from, PUMP_TURN);
 
-	while (c->state == CONN_OPEN && from->readable && !from->in_done && to->writable && !leg_waits(to) && done < PUMP_TURN) {
+	while (c->state == CONN_OPEN && from->readable && !from->in_done && to->writable && !leg_waits(to) && done < PUMP_TURN &&
+	       !bypass_holds(c, to)) {
 		ssize_t n = leg_read(c, from, buf, SCRATCH_PLAIN), w;
 		struct iovec v = { buf, (size_t)n };
 

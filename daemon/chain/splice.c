@@ -98,7 +98,7 @@ size_t splice_pump(struct conn *c, struct leg *from, size_t max)
 
 	if (!due(c, from) || !leg_spliceable(c, to->side))
 		return 0;
-	while (from->readable && to->writable && !leg_waits(to) && done < max) {
+	while (from->readable && to->writable && !leg_waits(to) && done < max && !bypass_holds(c, to)) {
 		p = pipe_get(l);
 		if (!p) {
 			from->bulk = 0;

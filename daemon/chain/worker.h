@@ -74,7 +74,7 @@ struct worker {
 	struct conn *touched[CHUNKS];
 	uint32_t n_touched;
 	LIST_HEAD(, conn) joined; /* connections that the bypass moves */
-	struct timer joined_timer;
+	struct timer joined_timer, held_timer;
 	uint64_t next_conn;
 	struct policy_counts *policies; /* by index; the last: what no policy decided */
 	struct log_rate failed_log, refused_log, dry_log;

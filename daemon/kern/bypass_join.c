@@ -239,7 +239,8 @@ static int take_slots(struct bypass *b, uint32_t *ret)
 /* another agent of the chain was quicker: the same slots, if they are about the same two ends */
 static int watch(struct bypass *b, uint32_t slot, struct bypass_ends *ends, struct bypass_join *j)
 {
-	if (slot + 1 >= b->slots.n || b->slots.at[slot].cookie != j->cookie[0] || b->slots.at[slot + 1].cookie != j->cookie[1])
+	if (slot + 1 >= b->slots.n || !__atomic_load_n(&b->slots.at[slot].owner, __ATOMIC_RELAXED) ||
+	    b->slots.at[slot].cookie != j->cookie[0] || b->slots.at[slot + 1].cookie != j->cookie[1])
 		return no(j, BYPASS_WHY_BOUND);
 	j->ends = ends;
 	j->slot = slot;
@@ -352,7 +353,7 @@ int bypass_bind(struct bypass *b, struct bypass_at *l, struct bypass_at *r, uint
 }
 
 /* both ends can be reached, and are on the list or an agent's */
-static int bypass_allow(struct bypass *b, struct bypass_at *l, struct bypass_at *r, const int fd[2], struct bypass_join *j)
+static int ends_allowed(struct bypass *b, struct bypass_at *l, struct bypass_at *r, const int fd[2], struct bypass_join *j)
 {
 	const uint16_t port[2] = {l->key.pport, r->key.pport};
 
@@ -394,7 +395,7 @@ int bypass_join(struct bypass *b, int a, int u, uint32_t taken, uint32_t injecte
 	e = walk(b, &at_u, &r, &delta, &back, &hops, &why);
 	if (e < 0)
 		return refused(b, no(j, why));
-	e = bypass_allow(b, &l, &r, (const int[2]){a, u}, j);
+	e = ends_allowed(b, &l, &r, (const int[2]){a, u}, j);
 	if (e == 0)
 		e = bypass_bind(b, &l, &r, delta, ADIT_BIND_STRICT, (const int[2]){a, u}, 0, j);
 	if (e == 0)
@@ -423,7 +424,7 @@ int bypass_join_leg(struct bypass *b, int fd, struct bypass_join *j)
 		return refused(b, no(j, why));
 	if (far.end.agent) /* both ends are agents': nothing to gain that a join of their owners would not give */
 		return refused(b, no(j, BYPASS_WHY_REMOTE));
-	e = bypass_allow(b, &own, &far, (const int[2]){fd, -1}, j);
+	e = ends_allowed(b, &own, &far, (const int[2]){fd, -1}, j);
 	if (e < 0)
 		return refused(b, e);
 	flags = hops ? ADIT_BIND_STRICT : 0;

@@ -135,6 +135,8 @@ int nsids_get(struct nsids *n, uint32_t inum, uint32_t tgid, const int fd[2], in
 	uint32_t at = inum % ARRAY_LEN(n->known);
 	int r = -ENOENT;
 
+	if (!inum)
+		return -ENOENT;
 	if (inum == n->own) {
 		*ret = -1;
 		return 0;

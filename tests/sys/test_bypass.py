@@ -1,6 +1,7 @@
 """Connections whose bytes the kernel moves past the agent: joined end to end, one local leg, and everything that must go on all the same:
 policy's long arm, log, counters, idle time-outs, half-close, resets, drain, the agent's death."""
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -356,3 +357,50 @@ def test_ipv6(w, node, pin):
     trips(s, 40)
     joined(a)
     trips(s, 20)
+
+
+@pytest.mark.san
+def test_short_reads_are_not_the_end(w, node, pin):
+    """a reader that waits for edges and takes a short read for the end of what is there (tokio, nginx) must not be left waiting with bytes
+    that came by TCP behind redirected ones"""
+    small, large = 100, 40000  # the latter is more than the gate lets through
+
+    def edge_reader(c):
+        ep = select.epoll()
+        c.sock.settimeout(lib.TIMEOUT)
+        for _ in range(40):
+            c.sock.sendall(c.read(small))
+        c.sock.setblocking(False)
+        ep.register(c.sock, select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLET)
+        due = 9 * small + large
+        while True:
+            time.sleep(0.03)  # both come before it looks: one event
+            if not ep.poll(3):
+                c.end = "stuck"
+                return
+            while True:
+                try:
+                    data = c.read(65536)
+                except BlockingIOError:
+                    break
+                if not data:
+                    return
+                due -= len(data)
+                if not due:
+                    c.sock.sendall(b"!")
+                    due = 9 * small + large
+                if len(data) < 65536:
+                    break  # "drained"
+    (a,), listen, back = chain(w, node, pin, edge_reader)
+    s = w.app(listen)
+    trips(s, 40)
+    joined(a)
+    for _ in range(8):
+        for _ in range(8):  # some in a row must fit before the gate redirects again
+            s.sendall(b"x" * small)
+            time.sleep(0.04)
+        s.sendall(b"x" * small)
+        s.sendall(b"y" * large)
+        assert lib.recv_exact(s, 1) == b"!"
+    lib.fin(s)
+    assert back.conn().finished().end == "fin"

@@ -1,6 +1,6 @@
 /*
- * Every BPF object of the tree loads on this kernel, with nothing but libbpf: the relocations fit, and the verifier takes each program. What a
- * kernel need not have (fentry) is left out if it does not, as the daemon does, and the line says so. One test per object.
+ * Every BPF object of the tree loads on this kernel, with nothing but libbpf: the relocations fit, and the verifier takes each program.
+ * What a kernel need not have (fentry) is left out if it does not, as the daemon does, and the line says so. One test per object.
  *
  *	objects [DIRECTORY]	default: build/bpf, or bpf where tests/run vm has put them
  */

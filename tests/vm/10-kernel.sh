@@ -48,7 +48,8 @@ wait "$pid" || fail "the agent ended with status $?"
 
 # ---- with none
 
-config two 'ktls: auto, bypass: {enabled: true, allow: [{ports: [9000, 9001]}]}' ', capture: {to: ["192.0.2.0/24"]}, steer: {ports: [9100-9110]}'
+config two 'ktls: auto, bypass: {enabled: true, allow: [{ports: [9000, 9001]}]}' \
+	', capture: {to: ["192.0.2.0/24"]}, steer: {ports: [9100-9110]}'
 chmod 1777 "$dir"
 ip netns add two
 ip -n two link set lo up

@@ -65,10 +65,14 @@ echo "ok 1 - captured at the service's own address, every byte"
 for n in one two; do
 	ctl $n tunnel -o json >"$dir/$n.json"
 	engines=$(json engine_tx <"$dir/$n.json" | head -n 1)/$(json engine_rx <"$dir/$n.json" | head -n 1)
-	[ "$engines" = ktls/ktls ] && echo "ok - $n: the kernel seals and opens" || echo "not ok - $n: engines $engines, $(json why <"$dir/$n.json" | head -n 1)"
+	if [ "$engines" = ktls/ktls ]; then
+		echo "ok - $n: the kernel seals and opens"
+	else
+		echo "not ok - $n: engines $engines, $(json why <"$dir/$n.json" | head -n 1)"
+	fi
 done
 await 5 grep -q outbound "$dir/one.access"
-grep outbound "$dir/one.access" | grep -q '10.96.0.10:7000' || fail "the access log does not have the original destination: $(cat "$dir/one.access")"
+grep outbound "$dir/one.access" | grep -q '10.96.0.10:7000' || fail "no original destination in the access log: $(cat "$dir/one.access")"
 grep -q 'audit' "$dir/two.access" || fail "node two's chain: $(cat "$dir/two.access")"
 echo "ok - original destination and chain are in the access logs"
 

@@ -1,9 +1,12 @@
 #!/bin/bash
 # A kernel without TLS: the agent says so and what to do, tunnels work in user space, and `ktls: on` refuses to start. The last script:
 # the module does not come back.
+# take: tests/kernel/ktls_ulp
 . ./lib.sh
 
 rmmod tls || skip "the tls module cannot be removed"
+./tests/kernel/ktls_ulp >"$dir/ulp" && status=0 || status=$?
+[ $status = 77 ] && grep -q 'no tls module' "$dir/ulp" || fail "TCP_ULP: $(cat "$dir/ulp")"
 nodes one two
 for n in one two; do
 	cat >"$dir/$n.yaml" <<-EOT

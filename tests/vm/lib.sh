@@ -6,7 +6,8 @@
 #
 #	#!/bin/bash
 #	# What it shows.
-#	# take: tests/unit/test_ktls nc	more of build/, made if need be, or programs of the host; openssl, curl, ip, ss, nsenter, setpriv are there
+#	# take: tests/unit/test_ktls nc	more of build/, made if need be, or programs of the host; ip, ss, curl, openssl,
+#	#				nsenter, setpriv are there
 #	# limit: 60			seconds, on one kernel; 120 unless said (emulated: 10 to 50 times slower)
 #	# kernels: 6.12			unless it is for all
 #	. ./lib.sh

@@ -19,45 +19,43 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define VALUES_MAX (64u << 20) /* of one set, and bytes of texts: offsets are 32 bits wide */
+#define HEAP_MAX (1u << 30) /* bytes of one set: offsets are 32 bits wide */
 
 struct compile {
 	struct policy_set *s; /* while measuring, only its numbers are written */
 	bool fill;
-	size_t pool; /* bytes */
+	size_t heap;	 /* bytes */
+	uint32_t values; /* of the policy */
 	const char *name[POLICY_NAMES_MAX]; /* of metadata, as many as s->n_names */
 	struct err *err;
 };
-
-const char *set_text(const struct policy_set *s, const struct text *t)
-{
-	return s->pool + t->at;
-}
 
 static int refuse(struct compile *c, const struct policy *p, const char *what)
 {
 	return err_set(c->err, -EINVAL, "policy '%s': %s", p->name, what);
 }
 
-/* ---- putting things into the set */
+/* ---- putting things into the heap */
+
+/* @n things of @size, aligned for all that is kept there. Return: where. */
+static uint32_t reserve(struct compile *c, size_t n, size_t size)
+{
+	size_t at = (c->heap + 3) & ~(size_t)3;
+
+	c->heap = at + n * size;
+	return (uint32_t)at; /* beyond HEAP_MAX it is refused before it is used */
+}
 
 static uint32_t add_bytes(struct compile *c, const char *p, size_t n)
 {
-	uint32_t at = (uint32_t)c->pool;
+	uint32_t at = (uint32_t)c->heap;
 
 	if (c->fill) {
-		memcpy(c->s->pool + at, p, n);
-		c->s->pool[at + n] = '\0';
+		memcpy(c->s->heap + at, p, n);
+		c->s->heap[at + n] = '\0';
 	}
-	c->pool += n + 1;
+	c->heap += n + 1;
 	return at;
-}
-
-static uint32_t add_id(struct compile *c, uint32_t id)
-{
-	if (c->fill)
-		c->s->id[c->s->n_ids] = id;
-	return c->s->n_ids++;
 }
 
 /* by length and bytes: of equal texts only the first few may differ, so lengths are the cheaper half */
@@ -205,7 +203,7 @@ static uint32_t name_add(struct compile *c, const char *name)
 
 static uint32_t lower(struct policy_set *s, uint32_t at)
 {
-	for (char *p = s->pool + at; *p; p++)
+	for (char *p = s->heap + at; *p; p++)
 		if (*p >= 'A' && *p <= 'Z')
 			*p |= 0x20;
 	return at;
@@ -213,8 +211,9 @@ static uint32_t lower(struct policy_set *s, uint32_t at)
 
 static int texts_add(struct compile *c, const struct policy *p, const struct policy_match *m, struct match *to)
 {
-	struct policy_set *s = c->s;
+	uint32_t done = 0;
 
+	to->at = reserve(c, m->n, sizeof(struct text));
 	for (enum policy_text_kind kind = POLICY_EXACT; kind <= POLICY_SUFFIX; kind++)
 		for (uint32_t i = 0; i < m->n; i++) {
 			const struct policy_text *t = &m->texts[i];
@@ -226,21 +225,23 @@ static int texts_add(struct compile *c, const struct policy *p, const struct pol
 				return refuse(c, p, "a value is empty");
 			at = add_bytes(c, t->text, n);
 			if (c->fill)
-				s->text[s->n_texts] =
-					(struct text){m->field == POLICY_AUTHORITY ? lower(s, at) : at, n};
-			s->n_texts++;
+				((struct text *)(c->s->heap + to->at))[done] =
+					(struct text){m->field == POLICY_AUTHORITY ? lower(c->s, at) : at, n};
 			to->n[kind]++;
+			done++;
 		}
 	return 0;
 }
 
 static int nets_add(struct compile *c, const struct policy *p, const struct policy_match *m, struct match *to)
 {
-	struct policy_set *s = c->s;
+	uint32_t done = 0;
 
+	to->at = reserve(c, m->n, sizeof(struct net));
 	for (int v6 = 0; v6 < 2; v6++)
 		for (uint32_t i = 0; i < m->n; i++) {
 			const struct cidr *n = &m->nets[i];
+			struct net *net;
 
 			if (n->port_last)
 				return refuse(c, p, "a network with ports");
@@ -251,73 +252,83 @@ static int nets_add(struct compile *c, const struct policy *p, const struct poli
 			if ((n->net.family == AF_INET6) != v6)
 				continue;
 			if (c->fill) {
-				s->net[s->n_nets].bits = n->bits;
-				net_mask(n->net.ip, n->bits, s->net[s->n_nets].ip);
+				net = (struct net *)(c->s->heap + to->at) + done;
+				net->bits = n->bits;
+				net_mask(n->net.ip, n->bits, net->ip);
 			}
-			s->n_nets++;
 			to->n[v6]++;
+			done++;
 		}
 	return 0;
 }
 
 static int ports_add(struct compile *c, const struct policy *p, const struct policy_match *m, struct match *to)
 {
-	for (uint32_t i = 0; i < m->n; i++) {
+	to->at = reserve(c, m->n, sizeof(struct cfg_ports));
+	for (uint32_t i = 0; i < m->n; i++)
 		if (!m->ports[i].first || m->ports[i].first > m->ports[i].last)
 			return refuse(c, p, "ports in the wrong order");
-		if (c->fill)
-			c->s->port[c->s->n_ports] = m->ports[i];
-		c->s->n_ports++;
-	}
+	if (c->fill && m->n)
+		memcpy(c->s->heap + to->at, m->ports, m->n * sizeof(*m->ports));
 	to->n[0] = m->n;
 	return 0;
 }
 
 static int listeners_add(struct compile *c, const struct policy *p, const struct policy_match *m, struct match *to)
 {
-	for (uint32_t i = 0; i < m->n; i++) {
+	to->at = reserve(c, m->n, sizeof(uint32_t));
+	for (uint32_t i = 0; i < m->n; i++)
 		if (m->listeners[i] >= c->s->n_listeners)
 			return refuse(c, p, "there is no such listener");
-		add_id(c, m->listeners[i]);
-	}
+	if (c->fill && m->n)
+		memcpy(c->s->heap + to->at, m->listeners, m->n * sizeof(*m->listeners));
 	to->n[0] = m->n;
 	return 0;
 }
 
+static void texts_order(struct policy_set *s, struct match *m)
+{
+	struct text *t = (struct text *)(s->heap + m->at), *from = t;
+	uint32_t n;
+
+	for (enum policy_text_kind kind = POLICY_EXACT; kind <= POLICY_SUFFIX; kind++) {
+		n = texts_sort(s, from, m->n[kind], kind);
+		memmove(t, from, n * sizeof(*t));
+		from += m->n[kind];
+		t += n;
+		m->n[kind] = n;
+	}
+}
+
+static void nets_order(struct policy_set *s, struct match *m)
+{
+	struct net *t = (struct net *)(s->heap + m->at), *v6 = t + m->n[0];
+
+	m->n[0] = nets_sort(t, m->n[0]);
+	m->n[1] = nets_sort(v6, m->n[1]);
+	memmove(t + m->n[0], v6, m->n[1] * sizeof(*t));
+}
+
 static void values_sort(struct policy_set *s, struct match *m)
 {
-	uint32_t at = m->at, n;
-
 	switch ((enum policy_field)m->field) {
 	case POLICY_PRINCIPAL:
 	case POLICY_TRUST_DOMAIN:
 	case POLICY_NAMESPACE:
 	case POLICY_SERVICE_ACCOUNT:
 	case POLICY_AUTHORITY:
-	case POLICY_METADATA:
-		for (enum policy_text_kind kind = POLICY_EXACT; kind <= POLICY_SUFFIX; kind++) {
-			n = texts_sort(s, s->text + at, m->n[kind], kind);
-			memmove(s->text + m->at + (kind > 0 ? m->n[0] : 0) + (kind > 1 ? m->n[1] : 0), s->text + at, n * sizeof(*s->text));
-			at += m->n[kind];
-			m->n[kind] = n;
-		}
-		break;
+	case POLICY_METADATA: texts_order(s, m); break;
 	case POLICY_SOURCE_IP:
-	case POLICY_DESTINATION_IP:
-		n = nets_sort(s->net + at, m->n[0]);
-		m->n[1] = nets_sort(s->net + at + m->n[0], m->n[1]);
-		memmove(s->net + at + n, s->net + at + m->n[0], m->n[1] * sizeof(*s->net));
-		m->n[0] = n;
-		break;
-	case POLICY_DESTINATION_PORT: m->n[0] = ports_sort(s->port + at, m->n[0]); break;
-	case POLICY_LISTENER: m->n[0] = ids_sort(s->id + at, m->n[0]); break;
+	case POLICY_DESTINATION_IP: nets_order(s, m); break;
+	case POLICY_DESTINATION_PORT: m->n[0] = ports_sort((struct cfg_ports *)(s->heap + m->at), m->n[0]); break;
+	case POLICY_LISTENER: m->n[0] = ids_sort((uint32_t *)(s->heap + m->at), m->n[0]); break;
 	case POLICY_FIELDS: break;
 	}
 }
 
-static int match_add(struct compile *c, const struct policy *p, const struct policy_match *m)
+/* @ret is written while filling */
+static int match_add(struct compile *c, const struct policy *p, const struct policy_match *m, struct match *ret)
 {
-	struct policy_set *s = c->s;
 	struct match to = {.field = (uint8_t)m->field};
 	uint32_t name;
 	int r = 0;
@@ -334,35 +345,23 @@ static int match_add(struct compile *c, const struct policy *p, const struct pol
 	case POLICY_TRUST_DOMAIN:
 	case POLICY_NAMESPACE:
 	case POLICY_SERVICE_ACCOUNT:
-	case POLICY_AUTHORITY:
-		to.at = s->n_texts;
-		r = texts_add(c, p, m, &to);
-		break;
+	case POLICY_AUTHORITY: r = texts_add(c, p, m, &to); break;
 	case POLICY_SOURCE_IP:
-	case POLICY_DESTINATION_IP:
-		to.at = s->n_nets;
-		r = nets_add(c, p, m, &to);
-		break;
-	case POLICY_DESTINATION_PORT:
-		to.at = s->n_ports;
-		r = ports_add(c, p, m, &to);
-		break;
-	case POLICY_LISTENER:
-		to.at = s->n_ids;
-		r = listeners_add(c, p, m, &to);
-		break;
+	case POLICY_DESTINATION_IP: r = nets_add(c, p, m, &to); break;
+	case POLICY_DESTINATION_PORT: r = ports_add(c, p, m, &to); break;
+	case POLICY_LISTENER: r = listeners_add(c, p, m, &to); break;
 	case POLICY_FIELDS: return refuse(c, p, "an unknown match");
 	}
 	if (r < 0)
 		return r;
+	c->values += m->n;
 	if (!(to.flags & M_PRESENT) && !(to.n[0] | to.n[1] | to.n[2]))
 		to.flags |= M_EMPTY;
 	if (c->fill) {
-		values_sort(s, &to);
-		s->match[s->n_matches] = to;
-		s->fields |= BIT(m->field);
+		values_sort(c->s, &to);
+		c->s->fields |= BIT(m->field);
+		*ret = to;
 	}
-	s->n_matches++;
 	return 0;
 }
 
@@ -383,21 +382,23 @@ static int by_cost(const void *a, const void *b)
 static int rule_add(struct compile *c, const struct policy *p, uint32_t policy, uint32_t rule)
 {
 	const struct policy_rule *from = &p->rules[rule];
-	struct clause to = {.policy = policy, .rule = rule, .match = c->s->n_matches, .n = (uint16_t)from->n, .empty = !from->n,
-			    .everywhere = p->everywhere};
+	struct clause to = {.policy = policy, .rule = rule, .n = (uint16_t)from->n, .empty = !from->n, .everywhere = p->everywhere};
+	struct match *m;
 
 	if (from->n > UINT16_MAX)
 		return refuse(c, p, "too many matches in a rule");
+	to.match = reserve(c, from->n, sizeof(*m));
+	m = c->fill ? (struct match *)(c->s->heap + to.match) : NULL;
 	for (uint32_t i = 0; i < from->n; i++) {
-		int r = match_add(c, p, &from->matches[i]);
+		int r = match_add(c, p, &from->matches[i], m ? &m[i] : NULL);
 
 		if (r < 0)
 			return r;
 	}
-	if (c->fill) {
+	if (m) {
 		for (uint32_t i = 0; i < from->n; i++)
-			to.empty |= c->s->match[to.match + i].flags & M_EMPTY;
-		qsort(c->s->match + to.match, to.n, sizeof(struct match), by_cost);
+			to.empty |= m[i].flags & M_EMPTY;
+		qsort(m, to.n, sizeof(*m), by_cost);
 		c->s->clause[c->s->n_clauses] = to;
 	}
 	c->s->n_clauses++;
@@ -407,25 +408,28 @@ static int rule_add(struct compile *c, const struct policy *p, uint32_t policy, 
 static int scope_add(struct compile *c, const struct policy *p, struct pol *to)
 {
 	struct policy_set *s = c->s;
+	uint32_t *id;
 
-	to->points = s->n_ids;
-	for (uint32_t i = 0; i < p->n_listeners; i++) {
+	to->n_points = p->n_listeners + p->n_clusters;
+	to->points = reserve(c, to->n_points, sizeof(*id));
+	for (uint32_t i = 0; i < p->n_listeners; i++)
 		if (p->listeners[i] >= s->n_listeners)
 			return refuse(c, p, "there is no such listener");
-		add_id(c, p->listeners[i]);
-	}
-	for (uint32_t i = 0; i < p->n_clusters; i++) {
+	for (uint32_t i = 0; i < p->n_clusters; i++)
 		if (p->clusters[i] >= s->n_points - s->n_listeners)
 			return refuse(c, p, "there is no such cluster");
-		add_id(c, s->n_listeners + p->clusters[i]);
-	}
 	if (!c->fill)
 		return 0;
-	to->n_points = ids_sort(s->id + to->points, p->n_listeners + p->n_clusters);
+	id = (uint32_t *)(s->heap + to->points);
+	for (uint32_t i = 0; i < p->n_listeners; i++)
+		id[i] = p->listeners[i];
+	for (uint32_t i = 0; i < p->n_clusters; i++)
+		id[p->n_listeners + i] = s->n_listeners + p->clusters[i];
+	to->n_points = ids_sort(id, to->n_points);
 	if (p->action != POLICY_ALLOW || p->elsewhere)
 		return 0;
 	for (uint32_t i = 0; i < to->n_points; i++)
-		s->point[s->id[to->points + i]] |= p->dry_run ? P_DRY_ALLOW : P_ALLOW;
+		s->point[id[i]] |= p->dry_run ? P_DRY_ALLOW : P_ALLOW;
 	if (p->everywhere && p->dry_run)
 		s->dry_allow_everywhere = true;
 	else if (p->everywhere)
@@ -444,19 +448,19 @@ static int policy_add(struct compile *c, const struct policy *p, uint32_t index)
 {
 	struct pol to = {.clause = c->s->n_clauses, .n_rules = p->n_rules, .action = (uint8_t)p->action, .dry_run = p->dry_run,
 			 .everywhere = p->everywhere, .elsewhere = p->elsewhere};
-	uint32_t before = c->s->n_texts + c->s->n_nets + c->s->n_ports + c->s->n_ids;
 	int r = 0;
 
-	to.name = add_bytes(c, p->name, strlen(p->name));
+	c->values = 0;
 	for (uint32_t i = 0; r == 0 && i < p->n_rules; i++)
 		r = rule_add(c, p, index, i);
-	to.values = c->s->n_texts + c->s->n_nets + c->s->n_ports + c->s->n_ids - before;
+	to.name = add_bytes(c, p->name, strlen(p->name));
+	to.values = c->values;
 	if (r == 0)
 		r = scope_add(c, p, &to);
+	if (r == 0 && c->heap > HEAP_MAX)
+		return refuse(c, p, "too many values in all policies");
 	if (r == 0 && c->fill)
 		c->s->pol[index] = to;
-	if (r == 0 && ((uint64_t)c->pool > VALUES_MAX || (uint64_t)c->s->n_texts + c->s->n_nets + c->s->n_ports + c->s->n_ids > VALUES_MAX))
-		return refuse(c, p, "too many values in all policies");
 	return r;
 }
 
@@ -464,8 +468,8 @@ static int walk(struct compile *c, const struct policy *p, uint32_t n)
 {
 	struct policy_set *s = c->s;
 
-	c->pool = 0;
-	s->n_clauses = s->n_matches = s->n_texts = s->n_nets = s->n_ports = s->n_ids = s->n_names = 0;
+	c->heap = 0;
+	s->n_clauses = s->n_names = 0;
 	for (enum rank k = RANK_DENY; k < RANKS; k++) {
 		for (uint32_t i = 0; i < n; i++) {
 			int r = rank_of(&p[i]) == k ? policy_add(c, &p[i], i) : 0;
@@ -494,17 +498,12 @@ static void *take(struct room *r, size_t n, size_t size)
 }
 
 /* the same cuts while measuring and afterwards */
-static void carve(struct policy_set *s, struct room *r, size_t pool)
+static void carve(struct policy_set *s, struct room *r, size_t heap)
 {
 	s->pol = take(r, s->n_policies, sizeof(*s->pol));
 	s->clause = take(r, s->n_clauses, sizeof(*s->clause));
-	s->match = take(r, s->n_matches, sizeof(*s->match));
-	s->text = take(r, s->n_texts, sizeof(*s->text));
-	s->net = take(r, s->n_nets, sizeof(*s->net));
-	s->port = take(r, s->n_ports, sizeof(*s->port));
-	s->id = take(r, s->n_ids, sizeof(*s->id));
 	s->point = take(r, s->n_points, sizeof(*s->point));
-	s->pool = take(r, pool, 1);
+	s->heap = take(r, heap, 1);
 }
 
 int policy_compile(const struct policy *p, uint32_t n, uint32_t n_listeners, uint32_t n_clusters, uint64_t seed, struct policy_set **ret,
@@ -520,14 +519,14 @@ int policy_compile(const struct policy *p, uint32_t n, uint32_t n_listeners, uin
 	r = walk(&c, p, n);
 	if (r < 0)
 		return r;
-	carve(&head, &room, c.pool);
+	carve(&head, &room, c.heap);
 	s = calloc(1, room.n);
 	if (!s)
 		return err_set(reterr, -ENOMEM, "out of memory");
 	room.at = (char *)s;
 	room.n = sizeof(head);
 	*s = head;
-	carve(s, &room, c.pool);
+	carve(s, &room, c.heap);
 	s->bytes = room.n;
 	c.s = s;
 	c.fill = true;

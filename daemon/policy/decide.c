@@ -140,7 +140,7 @@ enum state match_state(const struct match *m, const struct facts *f)
 
 static bool texts_have(const struct policy_set *s, const struct match *m, struct slice v, bool prefixes)
 {
-	const struct text *t = s->text + m->at;
+	const struct text *t = set_texts(s, m);
 
 	return (m->n[0] && exact_has(s, t, m->n[0], v)) || (m->n[1] && prefixes && prefix_has(s, t + m->n[0], m->n[1], v)) ||
 	       (m->n[2] && suffix_has(s, t + m->n[0] + m->n[1], m->n[2], v));
@@ -161,9 +161,9 @@ static bool values_have(const struct policy_set *s, const struct match *m, const
 		return texts_have(s, m, f->text[CH_AUTHORITY], true) || texts_have(s, m, f->text[CH_HOST], false);
 	case POLICY_SOURCE_IP:
 	case POLICY_DESTINATION_IP:
-		return a->family == AF_INET ? net_has(s->net + m->at, m->n[0], a->ip) : net_has(s->net + m->at + m->n[0], m->n[1], a->ip);
-	case POLICY_DESTINATION_PORT: return port_has(s->port + m->at, m->n[0], f->port);
-	case POLICY_LISTENER: return id_has(s->id + m->at, m->n[0], f->listener);
+		return a->family == AF_INET ? net_has(set_nets(s, m), m->n[0], a->ip) : net_has(set_nets(s, m) + m->n[0], m->n[1], a->ip);
+	case POLICY_DESTINATION_PORT: return port_has(set_ports(s, m), m->n[0], f->port);
+	case POLICY_LISTENER: return id_has(set_ids(s, m->at), m->n[0], f->listener);
 	case POLICY_FIELDS: break;
 	}
 	return false;
@@ -185,7 +185,7 @@ bool match_ok(const struct policy_set *s, const struct match *m, const struct fa
 
 bool scope_has(const struct policy_set *s, const struct pol *p, uint32_t point)
 {
-	return p->everywhere || id_has(s->id + p->points, p->n_points, point);
+	return p->everywhere || id_has(set_ids(s, p->points), p->n_points, point);
 }
 
 /* a rule that the index knows: not empty, not elsewhere */
@@ -194,7 +194,7 @@ static bool clause_ok(const struct policy_set *s, const struct clause *c, const 
 	if (!c->everywhere && !scope_has(s, &s->pol[c->policy], point))
 		return false;
 	for (uint32_t i = 0; i < c->n; i++)
-		if (!match_ok(s, &s->match[c->match + i], f))
+		if (!match_ok(s, &set_matches(s, c)[i], f))
 			return false;
 	return true;
 }

@@ -28,7 +28,7 @@ const char *policy_rule_name(const struct policy_set *s, uint32_t policy, uint32
 	if (!s || policy >= s->n_policies)
 		snprintf(out, POLICY_RULE_NAME, "%s", POLICY_DEFAULT);
 	else
-		snprintf(out, POLICY_RULE_NAME, "%.64s/rules/%u", s->pool + s->pol[policy].name, rule);
+		snprintf(out, POLICY_RULE_NAME, "%.64s/rules/%u", s->heap + s->pol[policy].name, rule);
 	return out;
 }
 
@@ -47,7 +47,7 @@ void policy_info(const struct policy_set *s, uint32_t policy, struct policy_info
 	const struct pol *p = &s->pol[policy];
 
 	*ret = (struct policy_info){
-		.name = s->pool + p->name,
+		.name = s->heap + p->name,
 		.action = (enum policy_action)p->action,
 		.dry_run = p->dry_run,
 		.elsewhere = p->elsewhere,
@@ -75,7 +75,7 @@ static bool explain_rule(const struct telling *t, const struct clause *c)
 	struct policy_step st = {.policy = c->policy, .rule = c->rule, .matched = !c->empty, .empty = c->empty};
 
 	for (uint32_t i = 0; !c->empty && i < c->n; i++) {
-		const struct match *m = &s->match[c->match + i];
+		const struct match *m = &set_matches(s, c)[i];
 		enum state state = match_state(m, t->f);
 
 		if (match_ok(s, m, t->f))

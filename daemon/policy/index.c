@@ -340,9 +340,11 @@ static int by_key(const void *a, const void *b)
 	return (x->clause > y->clause) - (x->clause < y->clause);
 }
 
-static uint32_t tag_of(uint64_t key)
+static uint8_t tag_of(uint64_t key)
 {
-	return (uint32_t)(key >> 32) | 1;
+	uint8_t tag = (uint8_t)(key >> 56);
+
+	return tag ? tag : 1;
 }
 
 /* the rules from @at on */
@@ -400,8 +402,8 @@ static int table_make(struct builder *b)
 	s->bytes += n;
 	s->slot = s->index;
 	s->slot_mask = slots - 1;
-	s->tag = (uint32_t *)(s->slot + slots);
-	s->posting = s->tag + slots;
+	s->tag = (uint8_t *)(s->slot + slots);
+	s->posting = (uint32_t *)(s->tag + slots);
 	s->rest = s->posting + b->n_place;
 	for (uint32_t i = 0; i < b->n_place; i++) {
 		bool new = !i || b->place[i].key != b->place[i - 1].key;
@@ -485,7 +487,7 @@ static bool has_all(const struct tuple *t, const uint64_t *has)
 
 static bool find(const struct policy_set *s, uint64_t key, struct run *ret)
 {
-	uint32_t tag = tag_of(key);
+	uint8_t tag = tag_of(key);
 
 	for (uint32_t i = (uint32_t)key & s->slot_mask; s->tag[i]; i = (i + 1) & s->slot_mask) {
 		const struct slot *sl = &s->slot[i];

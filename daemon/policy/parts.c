@@ -12,7 +12,7 @@
 #define LENGTH	256u /* bytes; what is longer is cut */
 
 struct lengths {
-	uint32_t seen[LENGTH];
+	uint32_t seen[LENGTH], all;
 	uint16_t n, pick[LENGTHS];
 };
 struct cutter {
@@ -26,7 +26,7 @@ static void lengths_pick(struct lengths *l)
 {
 	uint32_t best;
 
-	for (uint32_t i = 0; i < LENGTH && !l->n; i++)
+	for (uint32_t i = 0; l->all && i < LENGTH && !l->n; i++)
 		if (l->seen[i])
 			l->pick[l->n++] = (uint16_t)i;
 	while (l->n && l->n < LENGTHS) {
@@ -66,18 +66,24 @@ static uint32_t shape_of(const struct match *m, int v6)
 	return (m->field == POLICY_SOURCE_IP ? SHAPE_SOURCE4 : SHAPE_DESTINATION4) + (uint32_t)v6;
 }
 
+static void length_see(struct lengths *l, uint32_t n)
+{
+	l->seen[n < LENGTH ? n : LENGTH - 1]++;
+	l->all++;
+}
+
 static void lengths_see(const struct policy_set *s, struct cutter *c, const struct match *m)
 {
-	const struct text *t = s->text + m->at + m->n[0];
+	const struct text *t = set_texts(s, m) + m->n[0];
 
 	if (m->field < POLICY_TEXTS) {
 		for (uint32_t i = 0; i < m->n[1]; i++, t++)
-			c->prefix[channel_of(m)].seen[min_u64(t->n, LENGTH - 1)]++;
+			length_see(&c->prefix[channel_of(m)], t->n);
 		for (uint32_t i = 0; i < m->n[2]; i++, t++)
-			c->suffix[channel_of(m)].seen[min_u64(t->n, LENGTH - 1)]++;
+			length_see(&c->suffix[channel_of(m)], t->n);
 	} else if (m->field == POLICY_SOURCE_IP || m->field == POLICY_DESTINATION_IP) {
 		for (uint32_t i = 0; i < m->n[0] + m->n[1]; i++)
-			c->net[shape_of(m, i >= m->n[0]) - SHAPE_SOURCE4].seen[s->net[m->at + i].bits]++;
+			length_see(&c->net[shape_of(m, i >= m->n[0]) - SHAPE_SOURCE4], set_nets(s, m)[i].bits);
 	}
 }
 
@@ -116,7 +122,7 @@ static bool part_add(const struct policy_set *s, struct parts *to, uint32_t type
 
 static bool texts_parts(struct policy_set *s, const struct cutter *c, const struct match *m, struct parts *to)
 {
-	const struct text *t = s->text + m->at;
+	const struct text *t = set_texts(s, m);
 	uint32_t ch = channel_of(m), n;
 	bool ok = true, authority = ch == CH_AUTHORITY;
 
@@ -146,7 +152,7 @@ static bool nets_parts(struct policy_set *s, const struct cutter *c, const struc
 	bool ok = true;
 
 	for (uint32_t i = 0; ok && i < m->n[0] + m->n[1]; i++) {
-		const struct net *n = &s->net[m->at + i];
+		const struct net *n = &set_nets(s, m)[i];
 		uint32_t shape = shape_of(m, i >= m->n[0]), bits = lengths_cut(&c->net[shape - SHAPE_SOURCE4], n->bits);
 
 		net_mask(n->ip, bits, ip);
@@ -157,7 +163,7 @@ static bool nets_parts(struct policy_set *s, const struct cutter *c, const struc
 
 static bool ports_parts(struct policy_set *s, const struct match *m, struct parts *to)
 {
-	const struct cfg_ports *p = s->port + m->at;
+	const struct cfg_ports *p = set_ports(s, m);
 	uint32_t type = type_of(s, SHAPE_PORT, 0, 0), n = 0;
 	bool ok = true;
 
@@ -177,7 +183,7 @@ static bool ids_parts(struct policy_set *s, uint32_t shape, uint32_t at, uint32_
 	bool ok = true;
 
 	for (uint32_t i = 0; ok && i < n; i++)
-		ok = part_add(s, to, type, &s->id[at + i], sizeof(uint32_t));
+		ok = part_add(s, to, type, &set_ids(s, at)[i], sizeof(uint32_t));
 	return ok;
 }
 
@@ -189,7 +195,7 @@ bool parts_of(struct policy_set *s, const struct cutter *c, const struct clause 
 	to->n = 0;
 	if (which == SCOPE)
 		return !p->everywhere && ids_parts(s, SHAPE_POINT, p->points, p->n_points, to) && to->n;
-	m = &s->match[cl->match + which];
+	m = &set_matches(s, cl)[which];
 	if (!findable(m))
 		return false;
 	switch ((enum policy_field)m->field) {
@@ -214,9 +220,10 @@ struct cutter *cutter_create(const struct policy_set *s)
 
 	if (!c)
 		return NULL;
-	for (uint32_t i = 0; i < s->n_matches; i++)
-		if (findable(&s->match[i]))
-			lengths_see(s, c, &s->match[i]);
+	for (uint32_t i = 0; i < s->n_clauses; i++)
+		for (uint32_t k = 0; k < s->clause[i].n; k++)
+			if (findable(&set_matches(s, &s->clause[i])[k]))
+				lengths_see(s, c, &set_matches(s, &s->clause[i])[k]);
 	for (uint32_t i = 0; i < CHANNELS; i++) {
 		lengths_pick(&c->prefix[i]);
 		lengths_pick(&c->suffix[i]);

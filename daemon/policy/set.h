@@ -30,7 +30,7 @@ enum {
 	M_EMPTY = 8, /* no value: never true */
 };
 struct text {
-	uint32_t at, n; /* in pool */
+	uint32_t at, n; /* in heap */
 };
 struct net {
 	uint8_t ip[16], bits;
@@ -38,19 +38,20 @@ struct net {
 struct match {
 	uint8_t field, flags; /* enum policy_field, M_ */
 	uint16_t name;	      /* metadata: index in names */
-	uint32_t at;	      /* its first value, in texts, nets, ports or ids */
+	uint32_t at;	      /* its values, in heap: struct text, struct net, struct cfg_ports, or uint32_t */
 	uint32_t n[3];	      /* texts: exact, prefixes, suffixes; nets: IPv4, IPv6; others: [0]. Each part sorted for a search */
 };
 struct clause { /* a rule */
-	uint32_t policy, rule, match;
-	uint16_t n;	 /* matches */
+	uint32_t policy, rule;
+	uint32_t match;	 /* in heap */
+	uint16_t n;	 /* of them */
 	bool empty;	 /* never matches */
 	bool everywhere; /* its policy is: one place in memory less to look at */
 };
 struct pol {
-	uint32_t name; /* in pool, NUL-terminated */
+	uint32_t name; /* in heap, NUL-terminated */
 	uint32_t clause, n_rules, values;
-	uint32_t points, n_points; /* in ids: points of its scope, sorted */
+	uint32_t points, n_points; /* in heap: points of its scope, sorted */
 	uint8_t action;
 	bool dry_run, everywhere, elsewhere;
 };
@@ -92,19 +93,14 @@ struct slot {
 
 struct policy_set {
 	uint64_t seed;
-	uint32_t n_policies, n_listeners, n_points, n_clauses, n_matches, n_texts, n_nets, n_ports, n_ids, n_names;
+	uint32_t n_policies, n_listeners, n_points, n_clauses, n_names;
 	uint32_t rank_end[RANKS]; /* one past its last clause */
 	uint32_t fields; /* bits: which any rule looks at */
 	bool allow_everywhere, dry_allow_everywhere;
 	struct pol *pol;
 	struct clause *clause;
-	struct match *match;
-	struct text *text;
-	struct cfg_ports *port;
-	uint32_t *id;
-	struct net *net;
 	uint8_t *point; /* by point: P_ */
-	char *pool;
+	char *heap;	/* matches and values, those of one rule side by side: what is read together comes from memory together */
 	struct text name[POLICY_NAMES_MAX]; /* of metadata */
 	size_t bytes;
 	/* the index; its memory is apart */
@@ -114,7 +110,7 @@ struct policy_set {
 	struct tuple tuple[TUPLES_MAX + TYPES_MAX];
 	uint32_t point_type; /* of SHAPE_POINT; TYPES_MAX: nothing is found by it */
 	struct slot *slot;
-	uint32_t *tag; /* of each slot: half of its key, 0: free. Most look-ups find nothing and end here, in a quarter of the memory */
+	uint8_t *tag; /* of each slot: a byte of its key, 0: free. Most look-ups find nothing and end here, in a sixteenth of the memory */
 	uint32_t slot_mask;
 	uint32_t *posting, n_postings;
 	uint32_t *rest, n_rest; /* clauses that cannot be looked up */
@@ -126,6 +122,31 @@ enum { P_ALLOW = 1, P_DRY_ALLOW = 2 }; /* there is such a policy for this listen
 static inline uint32_t channel_of(const struct match *m)
 {
 	return m->field == POLICY_METADATA ? (uint32_t)CH_METADATA + m->name : m->field;
+}
+/* what lies in heap at @at */
+static inline const struct match *set_matches(const struct policy_set *s, const struct clause *c)
+{
+	return (const struct match *)(s->heap + c->match);
+}
+static inline const struct text *set_texts(const struct policy_set *s, const struct match *m)
+{
+	return (const struct text *)(s->heap + m->at);
+}
+static inline const struct net *set_nets(const struct policy_set *s, const struct match *m)
+{
+	return (const struct net *)(s->heap + m->at);
+}
+static inline const struct cfg_ports *set_ports(const struct policy_set *s, const struct match *m)
+{
+	return (const struct cfg_ports *)(s->heap + m->at);
+}
+static inline const uint32_t *set_ids(const struct policy_set *s, uint32_t at)
+{
+	return (const uint32_t *)(s->heap + at);
+}
+static inline const char *set_text(const struct policy_set *s, const struct text *t)
+{
+	return s->heap + t->at;
 }
 static inline uint32_t set_point(const struct policy_set *s, enum policy_place at, uint32_t id)
 {
@@ -148,8 +169,6 @@ struct facts {
 };
 static_assert(sizeof(struct facts) <= sizeof(struct policy_facts), "POLICY_LOOKED");
 
-/* ---- compile.c */
-const char *set_text(const struct policy_set *s, const struct text *t);
 /* ---- index.c */
 /** index_build() - Return: 0 or -ENOMEM. */
 int index_build(struct policy_set *s);

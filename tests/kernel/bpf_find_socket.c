@@ -1,7 +1,8 @@
 /*
- * A tc program that user space runs with BPF_PROG_RUN finds a connected socket by its addresses (bpf_skc_lookup_tcp) in the network namespace of
- * the caller, or in another by its id, and can then put it into a sockmap: no descriptor of that socket is needed. So an agent joins
- * sockets of applications. It takes microseconds. bpf/bypass.bpf.c, bind(). Source: linux/bpf.h; net/bpf/test_run.c, net/core/filter.c.
+ * A tc program that user space runs with BPF_PROG_RUN finds a connected socket by its addresses (bpf_skc_lookup_tcp) in the network
+ * namespace of the caller, or in another by its id, and can then put it into a sockmap: no descriptor of that socket is needed. So an
+ * agent joins sockets of applications. It takes microseconds. bpf/bypass.bpf.c, bind(). Source: linux/bpf.h; net/bpf/test_run.c,
+ * net/core/filter.c.
  */
 /* link: -lbpf */
 #include "bpf.h"

@@ -1,7 +1,8 @@
 /*
- * A link pinned in a bpffs outlives the process that made it: the program goes on deciding until the pin is removed, and another process takes
- * the link over from there. So a restart of the agent leaves no hole in capture. Maps made with BPF_F_MMAPABLE are shared memory: what
- * user space writes the program sees, and the other way round. kern/capture.c, bypass_slots.c. Source: kernel/bpf/inode.c, syscall.c.
+ * A link pinned in a bpffs outlives the process that made it: the program goes on deciding until the pin is removed, and another
+ * process takes the link over from there. So a restart of the agent leaves no hole in capture. Maps made with BPF_F_MMAPABLE are shared
+ * memory: what user space writes the program sees, and the other way round. kern/capture.c, bypass_slots.c. Source: kernel/bpf/inode.c,
+ * syscall.c.
  */
 /* link: -lbpf */
 #include "cgroup.h"

@@ -1,7 +1,7 @@
 /*
- * Socket storage: a cgroup/sock_create program notes something at a socket as it is made; with BPF_F_CLONE an accepted socket inherits what its
- * listener has (its own making runs no sock_create); user space reads it by descriptor; it is gone with the socket. Who made a socket is
- * known that way when the sockops program needs it. bpf/bypass.bpf.c. Source: net/core/bpf_sk_storage.c.
+ * Socket storage: a cgroup/sock_create program notes something at a socket as it is made; with BPF_F_CLONE an accepted socket inherits
+ * what its listener has (its own making runs no sock_create); user space reads it by descriptor; it is gone with the socket. Who made a
+ * socket is known that way when the sockops program needs it. bpf/bypass.bpf.c. Source: net/core/bpf_sk_storage.c.
  */
 /* link: -lbpf */
 #include "cgroup.h"

@@ -1,8 +1,8 @@
 /*
  * What watches how programs read (evidence mode) and reads a peer's socket without a helper call per member: whether this kernel lets
  * programs be put at the entry of tcp_bpf_recvmsg and tcp_splice_read (fentry: CONFIG_FUNCTION_TRACER with direct calls, BTF), whether
- * such a program then runs; whether bpf_rdonly_cast() is there (6.2) and may be called from sk_msg; whether a program can walk the open files
- * of all tasks (to find sockets that are older than it). A kernel that is locked down says EPERM to all kinds of tracing. What is
+ * such a program then runs; whether bpf_rdonly_cast() is there (6.2) and may be called from sk_msg; whether a program can walk the open
+ * files of all tasks (to find sockets that are older than it). A kernel that is locked down says EPERM to all kinds of tracing. What is
  * there is used, and done without if not. bpf/bypass.bpf.c. Source: kernel/bpf/trampoline.c; kernel/bpf/helpers.c.
  */
 /* link: -lbpf */

@@ -1,5 +1,6 @@
 /*
- * For the programs that attach to a cgroup: one of their own below the cgroup2 mount, which they enter, and which is removed when they end.
+ * For the programs that attach to a cgroup: one of their own below the cgroup2 mount, which they enter, and which is removed when they
+ * end.
  */
 #pragma once
 #include "bpf.h"

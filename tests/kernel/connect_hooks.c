@@ -1,10 +1,10 @@
 /*
- * What capture is made of. A cgroup/connect4 program rewrites where connect() goes, and getpeername4 what the application is told: it asks
- * for 192.0.2.7:80 and is told it got that, while the connection is with a listener on loopback. At connect() the socket's cookie is known
- * already, the one that SO_COOKIE gives. Then sockops is told TCP_CONNECT_CB: the source port is chosen, and nothing is sent yet, so
- * what is noted there under the connection's addresses is there before anybody can accept it. Verdict 0 refuses with EPERM. A program
- * can be replaced under its link, and goes with it. bpf/capture.bpf.c. Source: net/ipv4/af_inet.c, __inet_stream_connect(), inet_getname();
- * net/ipv4/tcp_ipv4.c, tcp_v4_connect(); net/ipv4/tcp_output.c, tcp_connect().
+ * What capture is made of. A cgroup/connect4 program rewrites where connect() goes, and getpeername4 what the application is told: it
+ * asks for 192.0.2.7:80 and is told it got that, while the connection is with a listener on loopback. At connect() the socket's cookie
+ * is known already, the one that SO_COOKIE gives. Then sockops is told TCP_CONNECT_CB: the source port is chosen, and nothing is sent
+ * yet, so what is noted there under the connection's addresses is there before anybody can accept it. Verdict 0 refuses with EPERM. A
+ * program can be replaced under its link, and goes with it. bpf/capture.bpf.c. Source: net/ipv4/af_inet.c, __inet_stream_connect(),
+ * inet_getname(); net/ipv4/tcp_ipv4.c, tcp_v4_connect(); net/ipv4/tcp_output.c, tcp_connect().
  */
 /* link: -lbpf */
 #include "cgroup.h"

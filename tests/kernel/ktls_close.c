@@ -1,8 +1,8 @@
 /*
- * What send() took on a kTLS socket may still wait inside the kernel's TLS, sealed and not yet TCP's, when TCP was full: close() then drops it,
- * with no error anywhere, and the peer sees an end inside a record or between two. Nothing is lost if the socket was writable again before
- * close(): so a tunnel that ends waits for POLLOUT first. tls/record.c, rec_drained(). Source: net/tls/tls_sw.c, tls_push_record(),
- * tls_sw_release_resources_tx().
+ * What send() took on a kTLS socket may still wait inside the kernel's TLS, sealed and not yet TCP's, when TCP was full: close() then
+ * drops it, with no error anywhere, and the peer sees an end inside a record or between two. Nothing is lost if the socket was writable
+ * again before close(): so a tunnel that ends waits for POLLOUT first. tls/record.c, rec_drained(). Source: net/tls/tls_sw.c,
+ * tls_push_record(), tls_sw_release_resources_tx().
  */
 #include "ktls.h"
 #include <fcntl.h>

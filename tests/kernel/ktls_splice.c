@@ -1,8 +1,8 @@
 /*
  * splice(2) from a socket with TLS_RX: at most the rest of one record per call, also when more are there; EINVAL when the next record
- * is not data, which stays and is read with recvmsg(); a record can be begun with recvmsg() (the frame header) and ended with splice (the
- * payload). 0 at the end of the stream. And into a socket with TLS_TX, byte for byte, with back-pressure. tls/ktls.c. Source: net/tls/tls_sw.c,
- * tls_sw_splice_read().
+ * is not data, which stays and is read with recvmsg(); a record can be begun with recvmsg() (the frame header) and ended with splice
+ * (the payload). 0 at the end of the stream. And into a socket with TLS_TX, byte for byte, with back-pressure. tls/ktls.c. Source:
+ * net/tls/tls_sw.c, tls_sw_splice_read().
  */
 #include "ktls.h"
 #include <fcntl.h>

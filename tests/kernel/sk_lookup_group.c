@@ -1,7 +1,8 @@
 /*
- * An sk_lookup program takes connections for addresses and ports where nobody listens to a listener in a sockmap; getsockname() of the accepted
- * socket is the address that was asked for. A listener in a reuseport group stands for the whole group only if the program says so (without
- * BPF_SK_LOOKUP_F_NO_REUSEPORT). One program serves one network namespace. bpf/steer.bpf.c. Source: Documentation/bpf/prog_sk_lookup.rst.
+ * An sk_lookup program takes connections for addresses and ports where nobody listens to a listener in a sockmap; getsockname() of the
+ * accepted socket is the address that was asked for. A listener in a reuseport group stands for the whole group only if the program
+ * says so (without BPF_SK_LOOKUP_F_NO_REUSEPORT). One program serves one network namespace. bpf/steer.bpf.c. Source:
+ * Documentation/bpf/prog_sk_lookup.rst.
  */
 /* link: -lbpf */
 #include "bpf.h"

@@ -1,6 +1,6 @@
 /*
- * sock_diag answers for one connection, asked for by its addresses, with TCP_INFO and the congestion control; the socket may belong to any
- * process; one that is not there is ENOENT. It looks in the namespace of the netlink socket. net/diag.c: `aditctl conn`. Source:
+ * sock_diag answers for one connection, asked for by its addresses, with TCP_INFO and the congestion control; the socket may belong to
+ * any process; one that is not there is ENOENT. It looks in the namespace of the netlink socket. net/diag.c: `aditctl conn`. Source:
  * sock_diag(7); net/ipv4/inet_diag.c. Kernels with inet_diag as a module load it by themselves if they can.
  */
 #include "netns.h"

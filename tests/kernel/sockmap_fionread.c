@@ -1,7 +1,7 @@
 /*
- * FIONREAD on a socket in a sockmap: of bytes that came by TCP, and of redirected ones. Kernels differ, and an application that asks (few do)
- * would see 0 and wait for ever. So it is probed at start with real sockets before an application's socket is put in (kern/selftest).
- * Not in a sockmap the answer is right. Source: net/ipv4/tcp.c, tcp_ioctl(); net/ipv4/tcp_bpf.c.
+ * FIONREAD on a socket in a sockmap: of bytes that came by TCP, and of redirected ones. Kernels differ, and an application that asks
+ * (few do) would see 0 and wait for ever. So it is probed at start with real sockets before an application's socket is put in
+ * (kern/selftest). Not in a sockmap the answer is right. Source: net/ipv4/tcp.c, tcp_ioctl(); net/ipv4/tcp_bpf.c.
  */
 /* link: -lbpf */
 #include "bpf.h"

@@ -1,8 +1,8 @@
 /*
- * A socket is in a sockmap or has a ULP, not both: TLS_TX and TLS_RX are EINVAL on a socket that is in a map, or the ULP itself is refused; a
- * socket with a ULP is refused by the map. So sockets of tunnels are never put in, and an application's socket with kTLS stays out by itself.
- * (Older kernels allowed both; a verdict program there can bring the kernel down.) The ULP alone, without keys, is enough.
- * bpf/bypass.bpf.c; tls/ktls.c. Source: net/core/sock_map.c, sock_map_link(); net/tls/tls_main.c.
+ * A socket is in a sockmap or has a ULP, not both: TLS_TX and TLS_RX are EINVAL on a socket that is in a map, or the ULP itself is
+ * refused; a socket with a ULP is refused by the map. So sockets of tunnels are never put in, and an application's socket with kTLS
+ * stays out by itself. (Older kernels allowed both; a verdict program there can bring the kernel down.) The ULP alone, without keys, is
+ * enough. bpf/bypass.bpf.c; tls/ktls.c. Source: net/core/sock_map.c, sock_map_link(); net/tls/tls_main.c.
  */
 /* link: -lbpf */
 #include "bpf.h"

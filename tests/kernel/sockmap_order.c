@@ -2,7 +2,8 @@
  * A receiver in a sockmap reads what was redirected to it before what came by TCP, whatever was sent first; and a reader asleep in
  * recv(MSG_WAITALL) behind TCP bytes takes redirected ones in between. So a message may be redirected only when every byte sent by TCP
  * has been read, and nobody sleeps inside recv(): the order rule and the sleeper rule of the gate (bpf/bypass.bpf.c). With bytes of TCP
- * read first the order is right, and so it is when the redirect is switched off in between. Source: net/ipv4/tcp_bpf.c, tcp_bpf_recvmsg().
+ * read first the order is right, and so it is when the redirect is switched off in between. Source: net/ipv4/tcp_bpf.c,
+ * tcp_bpf_recvmsg().
  */
 /* link: -lbpf */
 #include "bpf.h"

@@ -1,8 +1,8 @@
 /*
- * splice(2) from a socket does not see redirected bytes: with some waiting it says EAGAIN (or waits, if the socket may), and after the FIN
- * that the stream has ended: silent loss. So programs that read by splice are never listed for the bypass, and evidence mode bans a
- * socket at its first splice. splice and sendfile into a socket of a sockmap work: the program is asked as for send(). docs/DATAPATH.md.
- * Source: net/ipv4/tcp.c, tcp_splice_read().
+ * splice(2) from a socket does not see redirected bytes: with some waiting it says EAGAIN (or waits, if the socket may), and after the
+ * FIN that the stream has ended: silent loss. So programs that read by splice are never listed for the bypass, and evidence mode bans a
+ * socket at its first splice. splice and sendfile into a socket of a sockmap work: the program is asked as for send().
+ * docs/DATAPATH.md. Source: net/ipv4/tcp.c, tcp_splice_read().
  */
 /* link: -lbpf */
 #include "bpf.h"

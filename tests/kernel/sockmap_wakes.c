@@ -1,7 +1,8 @@
 /*
- * A reader of redirected bytes notices them as it notices others: an edge for EPOLLET, poll(), a recv() that sleeps, MSG_PEEK, readv(); a
- * short read leaves the rest, and poll() still reports it. What does not work as with TCP: recv(MSG_WAITALL) gives what is there. A sender's
- * send() returns all it was given, and EPOLLOUT stays. bpf/bypass.bpf.c; docs/DATAPATH.md says who may be listed. Source: net/ipv4/tcp_bpf.c.
+ * A reader of redirected bytes notices them as it notices others: an edge for EPOLLET, poll(), a recv() that sleeps, MSG_PEEK, readv();
+ * a short read leaves the rest, and poll() still reports it. What does not work as with TCP: recv(MSG_WAITALL) gives what is there. A
+ * sender's send() returns all it was given, and EPOLLOUT stays. bpf/bypass.bpf.c; docs/DATAPATH.md says who may be listed. Source:
+ * net/ipv4/tcp_bpf.c.
  */
 /* link: -lbpf */
 #include "bpf.h"

@@ -1,8 +1,8 @@
 /*
- * sockops at ESTABLISHED: on loopback the active side's snd_nxt is the passive side's rcv_nxt and the other way round, whatever addresses the
- * two see; that pair of numbers with the ports finds the two ends of a connection. The callback can set TCP_NODELAY with bpf_setsockopt()
- * before the application has written a byte, and sees the cookie that SO_COOKIE gives. The program sees sockets below the cgroup it is
- * attached to. bpf/bypass.bpf.c. Source: net/ipv4/tcp_input.c, tcp_init_transfer(); linux/bpf.h, struct bpf_sock_ops.
+ * sockops at ESTABLISHED: on loopback the active side's snd_nxt is the passive side's rcv_nxt and the other way round, whatever
+ * addresses the two see; that pair of numbers with the ports finds the two ends of a connection. The callback can set TCP_NODELAY with
+ * bpf_setsockopt() before the application has written a byte, and sees the cookie that SO_COOKIE gives. The program sees sockets below
+ * the cgroup it is attached to. bpf/bypass.bpf.c. Source: net/ipv4/tcp_input.c, tcp_init_transfer(); linux/bpf.h, struct bpf_sock_ops.
  */
 /* link: -lbpf */
 #include "cgroup.h"

@@ -1,10 +1,10 @@
 /*
- * splice(2) between two TCP sockets through a pipe, as the mover does it: every byte in order; when the pipe is full it says EAGAIN while the
- * socket still has bytes, and these hold the sender back as unread bytes do; 0 at the FIN, and only when all bytes before it are out;
- * ECONNRESET after a reset; with EPOLLET a new edge comes after EAGAIN, and after a short splice. SPLICE_F_NONBLOCK is about the pipe: the
- * sockets have to be O_NONBLOCK themselves. What was taken into the pipe is out of the socket's receive window and cannot be lost by it.
- * A pipe holds so many pieces, not bytes: small segments fill it early. chain/splice.c. Source: splice(2); fs/splice.c; net/ipv4/tcp.c,
- * tcp_splice_read().
+ * splice(2) between two TCP sockets through a pipe, as the mover does it: every byte in order; when the pipe is full it says EAGAIN
+ * while the socket still has bytes, and these hold the sender back as unread bytes do; 0 at the FIN, and only when all bytes before it
+ * are out; ECONNRESET after a reset; with EPOLLET a new edge comes after EAGAIN, and after a short splice. SPLICE_F_NONBLOCK is about
+ * the pipe: the sockets have to be O_NONBLOCK themselves. What was taken into the pipe is out of the socket's receive window and cannot
+ * be lost by it. A pipe holds so many pieces, not bytes: small segments fill it early. chain/splice.c. Source: splice(2); fs/splice.c;
+ * net/ipv4/tcp.c, tcp_splice_read().
  */
 #include "kernel.h"
 #include <fcntl.h>

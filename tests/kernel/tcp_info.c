@@ -1,7 +1,7 @@
 /*
- * TCP_INFO: rtt and min_rtt after bytes went and were acknowledged, bytes_acked and bytes_received count them, busy retransmissions are 0 on
- * loopback. min_rtt is 0xffffffff until the first sample. tunnel/: windows from bandwidth times min_rtt; net/diag.c: `aditctl conn`.
- * Source: linux/tcp.h, struct tcp_info.
+ * TCP_INFO: rtt and min_rtt after bytes went and were acknowledged, bytes_acked and bytes_received count them, busy retransmissions are
+ * 0 on loopback. min_rtt is 0xffffffff until the first sample. tunnel/: windows from bandwidth times min_rtt; net/diag.c: `aditctl
+ * conn`. Source: linux/tcp.h, struct tcp_info.
  */
 #include "kernel.h"
 

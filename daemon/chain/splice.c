@@ -13,7 +13,7 @@
 #include "base/clean.h"
 #include "chain/relay_int.h"
 
-#define GO_MAX (256u * 1024u) /* bytes per splice: what may wait in a pipe */
+#define GO_MAX (512u * 1024u) /* bytes per splice: what may wait in a pipe */
 #define ENTER 2u	      /* large goes before splice takes over */
 #define STAY 4u		      /* and the credit that it has then: after STAY - ENTER + 1 small ones the relay is back */
 

@@ -38,8 +38,8 @@ struct pipe *pipe_get(struct loop *l);
 /** pipe_put() - NULL is fine. What is still in it is thrown away. */
 void pipe_put(struct loop *l, struct pipe *p);
 /**
- * pipe_fill() - from socket @fd into an empty @p, at most @max bytes
- * A short count does not say that the socket is empty: -EAGAIN does.
+ * pipe_fill() - from socket @fd into @p, at most @max bytes
+ * A short count does not say that the socket is empty: -EAGAIN does, if the pipe is (else that may be full).
  * Return: bytes, 0 at the end (FIN), or -errno as of recv().
  */
 ssize_t pipe_fill(struct loop *l, struct pipe *p, int fd, size_t max);

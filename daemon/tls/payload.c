@@ -89,5 +89,15 @@ ssize_t rec_splice_in(struct rec *r, struct pipe *p, size_t n)
 {
 	ssize_t k = pipe_fill(r->loop, p, r->fd, n);
 
-	return k > 0 ? came(r, k) : nothing_came(r, k);
+	if (k <= 0)
+		return nothing_came(r, k);
+	came(r, k);
+	/* record by record; what ends it shows again when nothing is in the pipe, which might only be full */
+	while (r->rx == REC_KTLS && p->len < n) {
+		k = pipe_fill(r->loop, p, r->fd, n - p->len);
+		if (k <= 0)
+			break;
+		came(r, k);
+	}
+	return (ssize_t)p->len;
 }

@@ -20,7 +20,7 @@ from test_flow import both_ways, stuff, swap
 
 MIB = 1 << 20
 ALL = {"kernel": {"splice_above": 1}}
-GO = 256 * 1024  # the most that one splice takes (GO_MAX in chain/splice.c)
+GO = 512 * 1024  # the most that one splice takes (GO_MAX in chain/splice.c)
 
 
 class Way(test_endings.Way):

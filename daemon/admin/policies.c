@@ -9,7 +9,8 @@
 
 #define SILENT_ZEROS 256u /* above so many policies, zeros are left out */
 
-static void add_family(struct text *t, const char *name, const char *help, const struct policy_row *r, size_t n, size_t at, bool deny, bool dry)
+static void add_family(struct text *t, const char *name, const char *help, const struct policy_row *r, size_t n, size_t at, bool deny,
+		       bool dry)
 {
 	metrics_family(t, name, METRICS_COUNTER, help);
 	for (size_t i = 0; i < n; i++) {

@@ -102,7 +102,7 @@ static int text_map(struct build *b, const struct tree_node *n, const struct whe
 	r = value_text(b, e->value, &in, BUILD_VALUE, &text);
 	if (r < 0)
 		return r;
-	for (kind = POLICY_EXACT; strcmp(in.key, kinds[kind]) != 0; kind++)
+	for (kind = POLICY_EXACT; kind < POLICY_SUFFIX && strcmp(in.key, kinds[kind]) != 0; kind++)
 		;
 	return text_put(b, e->value, &in, t, kind, text, e->value->n);
 }

@@ -326,7 +326,7 @@ static void values_sort(struct policy_set *s, struct match *m)
 	}
 }
 
-/* @ret is written while filling */
+/* @ret: NULL while measuring */
 static int match_add(struct compile *c, const struct policy *p, const struct policy_match *m, struct match *ret)
 {
 	struct match to = {.field = (uint8_t)m->field};
@@ -357,7 +357,7 @@ static int match_add(struct compile *c, const struct policy *p, const struct pol
 	c->values += m->n;
 	if (!(to.flags & M_PRESENT) && !(to.n[0] | to.n[1] | to.n[2]))
 		to.flags |= M_EMPTY;
-	if (c->fill) {
+	if (ret) {
 		values_sort(c->s, &to);
 		c->s->fields |= BIT(m->field);
 		*ret = to;

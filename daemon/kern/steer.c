@@ -227,7 +227,7 @@ int steer_create(struct steer **ret, const struct config *cfg, int (*fd)(void *a
 	if (s)
 		s->space = calloc(n + 1u, sizeof(*s->space));
 	if (!cookie || !s || !s->space) {
-		free(s);
+		steer_destroy(s);
 		return err_set(reterr, -ENOMEM, "out of memory");
 	}
 	place_hear();

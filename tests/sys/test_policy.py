@@ -4,6 +4,7 @@ import re
 import pytest
 
 import lib
+from test_local import here, one_agent  # noqa: F401  pylint: disable=unused-import
 from test_wire import server_agent
 
 CLIENT = "cluster.local/ns/test/sa/client"
@@ -234,6 +235,42 @@ def test_denied_by_the_other_side(w, node):
     row, = server.access(1)
     assert row["policy"] == "no-client/rules/0"
     assert count(server, "denied", "no-client") == 1
+
+
+@pytest.mark.san
+@pytest.mark.rows("A16", "A26")
+@pytest.mark.parametrize("rule,let_in", [
+    ({"principal": CLIENT}, False), ({"principal": "*/sa/server"}, True), ({"listener": "inbound"}, False), ({"metadata": {"x-team": "shop"}}, False),
+    ({"authority": "echo.shop"}, False), ({"not_principal": "*"}, True)])
+def test_the_short_way_is_judged_as_a_tunnel(w, here, rule, let_in):  # noqa: F811  pylint: disable=redefined-outer-name
+    """a tunnel listener that is this node: its policies see what the tunnel would have brought"""
+    back = w.backend(here)
+    a = one_agent(w, here, back, me={"request_headers": {"x-team": "shop"}}, policies=[deny("p", rule, scope={"listeners": "inbound"})])
+    s = w.app(a.listen)
+    if let_in:
+        lib.echo(s)
+    else:
+        lib.is_reset(s)
+        rows = a.access(2)
+        assert {r["listener"] for r in rows} == {"outbound", "inbound"} and all(r["policy"] == "p/rules/0" for r in rows)
+    assert a.stat("shortcuts") == 1
+
+
+@pytest.mark.rows("A26")
+def test_a_name_behind_the_short_way(w, here):  # noqa: F811  pylint: disable=redefined-outer-name
+    back = w.backend(here)
+    for net, let_in in (("127.0.0.0/8", False), ("10.99.0.0/16", True)):
+        a = one_agent(w, here, back, far={"authority": f"localhost:{back.port}"}, inbound={"cluster": "any"}, clusters=[lib.anywhere("any")],
+                      policies=[deny("p", {"destination_ip": net, "principal": CLIENT}, scope={"clusters": "any"})])
+        s = w.app(a.listen)
+        if let_in:
+            assert lib.ending(s) != b""  # nobody listens on loopback
+            row, *_ = a.access(1)
+            assert not row.get("policy") and "localhost" in row["hbone_addr"]
+        else:
+            lib.is_reset(s)
+            assert all(r["policy"] == "p/rules/0" and "at cluster 'any'" in r["error"] for r in a.access(2))
+        assert a.stat("shortcuts") == 1
 
 
 # ---- dry run

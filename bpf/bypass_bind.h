@@ -35,13 +35,13 @@ static __always_inline u32 where(struct adit_req *q, struct bpf_sock *sk)
 	key.aseq = tp->snd_una - (u32)tp->bytes_acked + 1;
 	key.aport = local;
 	key.pport = remote;
-	p = bpf_map_lookup_elem(&pairs, &key);
+	p = pair_get(&key);
 	if (!p || p->end[0].cookie != q->end[0].bind.cookie) {
 		q->side = 1;
 		key.aseq = tp->rcv_nxt - (u32)tp->bytes_received;
 		key.aport = remote;
 		key.pport = local;
-		p = bpf_map_lookup_elem(&pairs, &key);
+		p = pair_get(&key);
 	}
 	if (!p || p->end[q->side & 1].cookie != q->end[0].bind.cookie)
 		return ADIT_UNKNOWN;
@@ -71,7 +71,7 @@ static __always_inline u32 check(struct bpf_sock *sk, const struct adit_req_end 
 	if (!(BPF_CORE_READ_BITFIELD(tp, nonagle) & TCP_NAGLE_OFF)) {
 		/* in a sockmap a message goes to TCP in pieces: with Nagle's algorithm 60 KB can stall for a delayed ACK */
 		struct adit_pair_key key = q->key;
-		struct adit_pair *p = bpf_map_lookup_elem(&pairs, &key);
+		struct adit_pair *p = pair_get(&key);
 
 		if (p && p->end[q->side & 1].nodelay != ADIT_NODELAY_DONE)
 			p->end[q->side & 1].nodelay = ADIT_NODELAY_WANTED;

@@ -61,6 +61,7 @@ int adopt(struct bpf_iter__task_file *ctx)
 static __always_inline void end_fill(struct adit_end *e, struct bpf_sock_ops *ops, struct tcp_sock *tp, u32 tgid, u32 agent)
 {
 	struct sock *sk = (struct sock *)tp;
+	u64 *local = (u64 *)e->local, *remote = (u64 *)e->remote;
 
 	e->sk = (u64)tp;
 	e->cookie = bpf_get_socket_cookie(ops);
@@ -69,17 +70,21 @@ static __always_inline void end_fill(struct adit_end *e, struct bpf_sock_ops *op
 	e->agent = agent;
 	e->uid = sk->sk_uid.val;
 	e->netns = sk->__sk_common.skc_net.net->ns.inum;
-	e->family = AF_INET;
+	e->nodelay = ADIT_NODELAY_IDLE;
+	e->watching = 0;
+	e->samples = 0;
 	if (sk->__sk_common.skc_family == AF_INET6) {
 		struct in6_addr l = sk->__sk_common.skc_v6_rcv_saddr, r = sk->__sk_common.skc_v6_daddr;
 
 		if (r.in6_u.u6_addr32[0] || r.in6_u.u6_addr32[1] || r.in6_u.u6_addr32[2] != bpf_htonl(0xffff)) {
 			e->family = AF_INET6;
-			__builtin_memcpy(e->local, &l, sizeof(l));
-			__builtin_memcpy(e->remote, &r, sizeof(r));
+			__builtin_memcpy(local, &l, sizeof(l));
+			__builtin_memcpy(remote, &r, sizeof(r));
 			return;
 		}
 	}
+	e->family = AF_INET;
+	local[0] = local[1] = remote[0] = remote[1] = 0;
 	*(u32 *)e->local = sk->__sk_common.skc_rcv_saddr;
 	*(u32 *)e->remote = sk->__sk_common.skc_daddr;
 }
@@ -118,39 +123,48 @@ static __always_inline void unwatch(struct bpf_sock_ops *ops, struct adit_end *e
 static __always_inline void connects(struct bpf_sock_ops *ops, struct tcp_sock *tp)
 {
 	struct adit_pair_key key = {tp->write_seq + 1, (u16)ops->local_port, (u16)bpf_ntohl(ops->remote_port)};
-	u32 tgid = current_tgid();
-	struct adit_pair new = {};
+	struct adit_pair *p = pair_place(&key);
+	u32 tgid;
 
-	end_fill(&new.end[0], ops, tp, tgid, agent_id(tgid));
-	bpf_map_update_elem(&pairs, &key, &new, BPF_ANY);
+	if (!p || !pair_lock(p))
+		return;
+	tgid = current_tgid();
+	p->key = key;
+	p->end[1].cookie = 0;
+	end_fill(&p->end[0], ops, tp, tgid, agent_id(tgid));
+	pair_unlock(p);
 }
 
 static __always_inline void accepts(struct bpf_sock_ops *ops, struct bpf_sock *sk, struct tcp_sock *tp)
 {
 	struct adit_pair_key key = {tp->rcv_nxt, (u16)bpf_ntohl(ops->remote_port), (u16)ops->local_port};
-	struct adit_pair *p = bpf_map_lookup_elem(&pairs, &key);
-	struct adit_end e = {};
+	struct adit_pair *p = pair_get(&key);
 	struct adit_note *n;
 
 	if (!p || p->end[1].cookie)
 		return; /* the other end is on another node, or not below our cgroup */
-	n = bpf_sk_storage_get(&inherited, sk, 0, 0);
-	end_fill(&e, ops, tp, n ? n->tgid : 0, n ? n->agent : 0);
-	if (!mirrored(&p->end[0], &e))
+	if (!pair_lock(p))
 		return;
-	p->end[1] = e;
+	if (p->key.aseq != key.aseq || p->key.aport != key.aport || p->key.pport != key.pport)
+		goto out; /* gone in this moment */
+	n = bpf_sk_storage_get(&inherited, sk, 0, 0);
+	end_fill(&p->end[1], ops, tp, n ? n->tgid : 0, n ? n->agent : 0);
 	p->pseq = tp->write_seq;
-	if (!e.agent && p->end[0].agent) {
+	if (!mirrored(&p->end[0], &p->end[1])) {
+		p->end[1].cookie = 0;
+	} else if (!p->end[1].agent && p->end[0].agent) {
 		p->end[1].nodelay = ADIT_NODELAY_PEER;
 		watch(ops, &p->end[1]);
 	}
+out:
+	pair_unlock(p);
 }
 
 static __always_inline struct adit_pair *pair_of(struct tcp_sock *tp, struct bpf_sock_ops *ops, u32 *side)
 {
 	u16 local = (u16)ops->local_port, remote = (u16)bpf_ntohl(ops->remote_port);
 	struct adit_pair_key key = {tp->snd_una - (u32)tp->bytes_acked + 1, local, remote};
-	struct adit_pair *p = bpf_map_lookup_elem(&pairs, &key);
+	struct adit_pair *p = pair_get(&key);
 
 	*side = 0;
 	if (p && p->end[0].sk == (u64)tp)
@@ -159,7 +173,7 @@ static __always_inline struct adit_pair *pair_of(struct tcp_sock *tp, struct bpf
 	key.aport = remote;
 	key.pport = local;
 	*side = 1;
-	p = bpf_map_lookup_elem(&pairs, &key);
+	p = pair_get(&key);
 	return p && p->end[1].sk == (u64)tp ? p : NULL;
 }
 

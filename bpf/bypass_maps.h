@@ -31,6 +31,7 @@
 const volatile __u32 no_order;
 /* bpf_rdonly_cast() is there (6.2): plain fault-tolerant loads in place of a helper call per member */
 const volatile __u32 have_cast;
+const volatile __u32 pair_mask = 65535;
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
@@ -78,10 +79,12 @@ struct {
 	__type(value, struct adit_bind);
 } binds SEC(".maps");
 
+/* not a hash: an update of one costs a short connection more than all else here */
 struct {
-	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
 	__uint(max_entries, 65536);
-	__type(key, struct adit_pair_key);
+	__type(key, u32);
 	__type(value, struct adit_pair);
 } pairs SEC(".maps");
 
@@ -110,6 +113,29 @@ struct {
 static __always_inline u32 current_tgid(void) /* bpf_get_current_pid_tgid() is not for sockops */
 {
 	return (u32)BPF_CORE_READ((struct task_struct *)bpf_get_current_task(), tgid);
+}
+
+/* the place of a connection, whoever has it now */
+static __always_inline struct adit_pair *pair_place(const struct adit_pair_key *key)
+{
+	u32 at = adit_pair_place(key) & pair_mask;
+
+	return bpf_map_lookup_elem(&pairs, &at);
+}
+/* the connection with this key, or NULL */
+static __always_inline struct adit_pair *pair_get(const struct adit_pair_key *key)
+{
+	struct adit_pair *p = pair_place(key);
+
+	return p && !*(volatile u32 *)&p->busy && p->key.aseq == key->aseq && p->key.aport == key->aport && p->key.pport == key->pport ? p : NULL;
+}
+static __always_inline bool pair_lock(struct adit_pair *p)
+{
+	return __sync_val_compare_and_swap(&p->busy, 0, 1) == 0;
+}
+static __always_inline void pair_unlock(struct adit_pair *p)
+{
+	__sync_lock_test_and_set(&p->busy, 0);
 }
 
 /* ---- peers: sockets that nobody holds for us ---- */

@@ -10,7 +10,7 @@
 struct bypass_knobs {
 	bool no_order;	/* the gate lets bytes overtake: a test that does not see it is no test */
 	bool no_test;	/* no self-test */
-	uint32_t slots, socks, pairs; /* map sizes */
+	uint32_t slots, socks, pairs; /* map sizes; pairs: a power of two */
 };
 
 /* ---- bypass_slots.c: slots of a memory that several processes share ---- */
@@ -80,7 +80,8 @@ struct bypass_obj {
 	int map[BYPASS_MAPS], link[BYPASS_LINKS], bind, adopt;
 	struct adit_node *node;
 	struct adit_slot *slot;
-	uint32_t slots;
+	const struct adit_pair *pair;
+	uint32_t slots, pairs;
 	uint32_t tgid;	   /* ours, as the kernel's programs see it */
 	uint32_t agent;	   /* our id */
 	bool shared, evidence, cast;

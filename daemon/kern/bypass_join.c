@@ -47,9 +47,17 @@ static void at_of(const struct adit_pair_key *key, uint8_t side, const struct ad
 
 static int end_of(struct bypass *b, const struct adit_pair_key *key, uint8_t side, struct bypass_at *ret)
 {
+	const struct adit_pair *p = &b->obj.pair[adit_pair_place(key) & (b->obj.pairs - 1)];
 	struct adit_pair pair;
 
-	if (bpf_map_lookup_elem(b->obj.map[BM_PAIRS], key, &pair) || !pair.end[0].cookie || !pair.end[1].cookie)
+	for (int i = 0; i < 3; i++) { /* it may be written while we read */
+		memcpy(&pair, p, sizeof(pair));
+		__atomic_thread_fence(__ATOMIC_ACQUIRE);
+		if (!pair.busy && !memcmp(&pair, p, sizeof(pair)))
+			break;
+		pair.end[0].cookie = 0;
+	}
+	if (memcmp(&pair.key, key, sizeof(*key)) || !pair.end[0].cookie || !pair.end[1].cookie)
 		return -ENOENT;
 	at_of(key, side, &pair, ret);
 	return 0;
@@ -109,7 +117,7 @@ int bypass_whereis(struct bypass *b, int fd, struct bypass_at *ret)
 	if (answer == ADIT_GONE && nsids_get(&b->nsids, inum_of(fd), 0, (const int[2]){fd, -1}, &q.end[0].netns) == 0 &&
 	    q.end[0].netns >= 0)
 		answer = run_again(b, &q); /* a socket of ours in another namespace */
-	if (answer == ADIT_NOT_OPEN)
+	if (answer == ADIT_NOT_OPEN || answer == ADIT_GONE)
 		return -ENOTCONN;
 	if (answer != ADIT_DONE || !q.pair.end[!q.side].cookie)
 		return -ENOENT;

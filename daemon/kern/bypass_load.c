@@ -193,8 +193,10 @@ static int open_and_load(struct bypass_skel **ret, struct bypass_obj *o, const s
 		bpf_map__set_max_entries(s->maps.slots, k->slots);
 	if (k->socks)
 		bpf_map__set_max_entries(s->maps.socks, k->socks);
-	if (k->pairs)
+	if (k->pairs) {
 		bpf_map__set_max_entries(s->maps.pairs, k->pairs);
+		s->rodata->pair_mask = k->pairs - 1;
+	}
 	bpf_program__set_autoload(s->progs.reads, evidence);
 	bpf_program__set_autoload(s->progs.splices, evidence);
 	r = bypass__load(s);
@@ -247,24 +249,26 @@ static int keep(struct bypass_obj *o, const struct bypass_skel *s)
 	return ok && o->bind >= 0 && o->adopt >= 0 ? 0 : -EMFILE;
 }
 
+static void *map_one(int fd, size_t size, int prot)
+{
+	void *p = mmap(NULL, size, prot, MAP_SHARED, fd, 0);
+
+	return p == MAP_FAILED ? NULL : p;
+}
+
 static int map_memory(struct bypass_obj *o)
 {
-	struct bpf_map_info info = {0};
-	uint32_t len = sizeof(info);
-	void *p;
+	struct bpf_map_info slots = {0}, pairs = {0};
+	uint32_t n[2] = {sizeof(slots), sizeof(pairs)};
 
-	if (bpf_obj_get_info_by_fd(o->map[BM_SLOTS], &info, &len))
+	if (bpf_obj_get_info_by_fd(o->map[BM_SLOTS], &slots, &n[0]) || bpf_obj_get_info_by_fd(o->map[BM_PAIRS], &pairs, &n[1]))
 		return -errno;
-	o->slots = info.max_entries & ~1u;
-	p = mmap(NULL, (size_t)sysconf(_SC_PAGESIZE), PROT_READ | PROT_WRITE, MAP_SHARED, o->map[BM_NODE], 0);
-	if (p == MAP_FAILED)
-		return -errno;
-	o->node = p;
-	p = mmap(NULL, o->slots * sizeof(struct adit_slot), PROT_READ | PROT_WRITE, MAP_SHARED, o->map[BM_SLOTS], 0);
-	if (p == MAP_FAILED)
-		return -errno;
-	o->slot = p;
-	return 0;
+	o->slots = slots.max_entries & ~1u;
+	o->pairs = pairs.max_entries;
+	o->node = map_one(o->map[BM_NODE], sizeof(*o->node), PROT_READ | PROT_WRITE);
+	o->slot = map_one(o->map[BM_SLOTS], o->slots * sizeof(*o->slot), PROT_READ | PROT_WRITE);
+	o->pair = map_one(o->map[BM_PAIRS], o->pairs * sizeof(*o->pair), PROT_READ);
+	return o->node && o->slot && o->pair ? 0 : -errno;
 }
 
 static int load(struct bypass_obj *o, const struct cfg_kernel *cfg, const struct bypass_knobs *knobs, int cgroup, struct err *reterr)
@@ -395,11 +399,14 @@ static void drop(struct bypass_obj *o)
 	clean_fd(&o->bind), o->bind = -1;
 	clean_fd(&o->adopt), o->adopt = -1;
 	if (o->node)
-		munmap(o->node, (size_t)sysconf(_SC_PAGESIZE));
+		munmap(o->node, sizeof(*o->node));
 	if (o->slot)
-		munmap(o->slot, o->slots * sizeof(struct adit_slot));
+		munmap(o->slot, o->slots * sizeof(*o->slot));
+	if (o->pair)
+		munmap((void *)o->pair, o->pairs * sizeof(*o->pair));
 	o->node = NULL;
 	o->slot = NULL;
+	o->pair = NULL;
 }
 
 /* the folder that the lock is on; -1 and o->private: nothing can be pinned */

@@ -50,12 +50,17 @@ struct adit_end {
 };
 enum adit_nodelay { ADIT_NODELAY_IDLE, ADIT_NODELAY_PEER /* it is an agent */, ADIT_NODELAY_WANTED, ADIT_NODELAY_DONE };
 
-/** struct adit_pair - map "pairs" */
+/** struct adit_pair - map "pairs", mapped into every agent; a connection has one place, by its key, and whoever comes later takes it */
 struct adit_pair {
-	struct adit_end end[2]; /* 0: connected, 1: accepted */
+	__u32 busy;		/* somebody writes; who finds it so goes without */
 	__u32 pseq;		/* sequence number of the first byte of the side that accepted */
-	__u32 pad;
+	struct adit_pair_key key;
+	struct adit_end end[2]; /* 0: connected, 1: accepted */
 };
+static inline __attribute__((always_inline)) __u32 adit_pair_place(const struct adit_pair_key *k)
+{
+	return (k->aseq ^ ((__u32)k->aport << 16 | k->pport) * 0x9e3779b1u) * 0x85ebca6bu >> 8; /* modulo the size, a power of two */
+}
 
 /** struct adit_note - socket storage "notes" of listeners, and "agents_own" of what agents accept (inherited from their listeners) */
 struct adit_note {
@@ -175,10 +180,10 @@ _Static_assert(sizeof(struct adit_node) == 32, "ABI");
 _Static_assert(sizeof(struct adit_agent) == 16, "ABI");
 _Static_assert(sizeof(struct adit_pair_key) == 8, "ABI, and no padding in a key");
 _Static_assert(sizeof(struct adit_end) == 80, "ABI");
-_Static_assert(sizeof(struct adit_pair) == 168, "ABI");
+_Static_assert(sizeof(struct adit_pair) == 176, "ABI");
 _Static_assert(sizeof(struct adit_note) == 8, "ABI");
 _Static_assert(sizeof(struct adit_link) == 32, "ABI");
 _Static_assert(sizeof(struct adit_bind) == 64, "ABI");
 _Static_assert(sizeof(struct adit_slot) == 128, "ABI, and cache lines");
 _Static_assert(sizeof(struct adit_req_end) == 128, "ABI, and 8-aligned");
-_Static_assert(sizeof(struct adit_req) == 432, "ABI");
+_Static_assert(sizeof(struct adit_req) == 440, "ABI");

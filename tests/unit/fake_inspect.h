@@ -323,7 +323,7 @@ int inspect_kernel(struct daemon *d, struct kernel_row **ret, size_t *ret_n, con
 		{.name = "evidence", .state = "missing", .why = "no fentry on tcp_bpf_recvmsg"},
 		{.name = "splice", .state = "on", .detail = "17 MB moved"},
 	};
-	struct kernel_row *rows = d->deaf ? NULL : malloc(sizeof(all));
+	struct kernel_row *rows = malloc(sizeof(all)); /* no worker is asked */
 
 	if (!rows)
 		return -ENOMEM;

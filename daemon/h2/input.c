@@ -280,7 +280,7 @@ void h2_input_callbacks(nghttp2_session_callbacks *c)
 /* ---- where in the sequence of frames we are, for those who read the payload themselves ---- */
 
 #define PREFACE 24u /* the client's, RFC 9113 3.4 */
-#define RUN_MIN (256u * 1024u) /* so many bytes of one stream in large frames: the next is expected to be such, too */
+#define RUN 16u /* times what is large, of one stream in large frames: the next is expected to be such, too */
 
 void h2_input_init(struct h2 *h)
 {
@@ -296,6 +296,11 @@ static size_t large(const struct h2 *h)
 	uint32_t above = h->loop->cfg->kernel.splice_above;
 
 	return above ? above : CFG_SPLICE_ABOVE;
+}
+
+static bool in_a_run(const struct h2 *h)
+{
+	return h->run / RUN >= large(h);
 }
 
 static int32_t head_id(const struct h2 *h)
@@ -314,7 +319,7 @@ static void frame_begins(struct h2 *h)
 		h->run = 0;
 		return;
 	}
-	h->run = (uint32_t)min_u64(id == h->run_id ? h->run + h->left : h->left, RUN_MIN);
+	h->run = (uint32_t)min_u64(id == h->run_id ? (uint64_t)h->run + h->left : h->left, UINT32_MAX);
 	h->run_id = id;
 }
 
@@ -341,7 +346,7 @@ static void track(struct h2 *h, const uint8_t *p, size_t n)
 
 size_t h2_payload(const struct h2 *h, struct h2_stream **ret)
 {
-	if (h->dead || h->run < RUN_MIN || h->left < large(h) || h->head[3] != NGHTTP2_DATA)
+	if (h->dead || !in_a_run(h) || h->left < large(h) || h->head[3] != NGHTTP2_DATA)
 		return 0;
 	*ret = nghttp2_session_get_stream_user_data(h->ng, h->run_id);
 	return *ret ? h->left : 0;
@@ -349,7 +354,7 @@ size_t h2_payload(const struct h2 *h, struct h2_stream **ret)
 
 size_t h2_header(const struct h2 *h)
 {
-	return h->dead || h->run < RUN_MIN || h->left ? 0 : sizeof(h->head) - h->head_n % sizeof(h->head);
+	return h->dead || !in_a_run(h) || h->left ? 0 : sizeof(h->head) - h->head_n % sizeof(h->head);
 }
 
 int h2_spliced(struct h2 *h, struct h2_stream *s, size_t n)

@@ -7,6 +7,7 @@
  *	bit 3	small windows and frames
  *	bit 4	the preface, and SETTINGS, are not supplied
  *	bit 5	with bit 1: whole frames are given, and our SETTINGS acknowledged at once
+ *	bit 6	payload that may pass the session by does
  */
 /* fuzz: -max_len=4096 */
 #define STREAMS 96
@@ -61,9 +62,15 @@ static void response(void *owner, struct h2_stream *s, const struct header *h, s
 		h2_reset(s, NGHTTP2_CANCEL);
 }
 
+static const uint8_t *aside; /* payload that passes by */
+static size_t aside_n;
+
 static void data(void *owner, struct h2_stream *s, const uint8_t *p, size_t n)
 {
 	check(s->id && s->h == &x->h2, "data comes for live streams");
+	check(p ? !aside_n : n == aside_n, "what passed by is told, and nothing else meanwhile");
+	p = p ? p : aside;
+	aside_n = 0;
 	check(!container_of(s, struct str, s)->ended, "no data after the end");
 	ops_data(owner, s, p, n);
 	if (rnd(64) == 0)
@@ -278,6 +285,7 @@ static void begin(uint8_t how)
 
 		l->rst_rate = l->ping_rate = l->settings_rate = l->empty_data_rate = l->window_update_rate = l->glitch_rate = 0;
 	}
+	x->cfg.kernel.splice_above = how & 64 ? 8 : 0;
 	if (how & 8) {
 		x->cfg.limits.stream_window = 100;
 		x->cfg.limits.stream_window_max = 5000;
@@ -327,6 +335,31 @@ static size_t piece_of(const uint8_t *p, size_t n, bool whole)
 	return k ? k : n;
 }
 
+/* as tunnel/ops.c reads. Return: of h2_input() */
+static int input(const uint8_t *p, size_t n, bool pass_by)
+{
+	struct h2_stream *s;
+	size_t left, want, k;
+	int r = 0;
+
+	for (; n && r == 0; p += k, n -= k) {
+		left = pass_by ? h2_payload(&x->h2, &s) : 0;
+		want = pass_by && !left ? h2_header(&x->h2) : 0;
+		k = left ? min_u64(1 + rnd(1u << rnd(18)), min_u64(n, left)) : want ? min_u64(want, n) : n;
+		check(!left || (s->id && s->h == &x->h2), "payload is some live stream's");
+		if (!left) {
+			r = h2_input(&x->h2, p, k);
+			continue;
+		}
+		aside = p;
+		aside_n = k;
+		r = h2_spliced(&x->h2, s, k);
+		check(!aside_n || !s->id, "a stream that does not take it is over");
+		aside_n = 0;
+	}
+	return r;
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *p, size_t n)
 {
 	uint8_t how;
@@ -350,7 +383,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *p, size_t n)
 
 		check(copy != NULL, "memory");
 		memcpy(copy, p, piece);
-		r = h2_input(&x->h2, copy, piece);
+		r = input(copy, piece, how & 64);
 		free(copy); /* pointers into it may not be kept */
 		check(r == 0 || r == -EPROTO, "input fails for reasons only");
 		p += piece;

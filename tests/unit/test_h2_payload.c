@@ -365,7 +365,7 @@ static void bytes_that_never_came_are_counted_all_the_same(void **state)
 }
 
 /* a server that has seen @n bytes of large frames of its only stream */
-static struct str *in_a_run(size_t n)
+static struct str *a_run_of(size_t n)
 {
 	struct str *t = open_one(n, false);
 
@@ -384,7 +384,7 @@ static size_t put_data(uint8_t *out, const struct str *t, uint8_t flags, size_t 
 static void only_large_frames_of_one_stream_are_expected(void **state)
 {
 	static uint8_t b[200000];
-	struct str *t = in_a_run(1000000), *u;
+	struct str *t = a_run_of(1000000), *u;
 	struct h2_stream *st;
 	size_t n;
 
@@ -411,7 +411,7 @@ static void only_large_frames_of_one_stream_are_expected(void **state)
 	assert_int_equal(h2_input(&s->h2, b + 9, n - 9), 0);
 	assert_int_equal(h2_header(&s->h2), 0); /* the run is over */
 
-	u = in_a_run(1000000);
+	u = a_run_of(1000000);
 	n = put_data(b, u, 0, 100); /* a small one ends it, too */
 	assert_int_equal(h2_input(&s->h2, b, n), 0);
 	assert_int_equal(h2_header(&s->h2), 0);
@@ -422,7 +422,7 @@ static void only_large_frames_of_one_stream_are_expected(void **state)
 static void a_stream_that_is_gone_gets_nothing(void **state)
 {
 	static uint8_t b[200000];
-	struct str *t = in_a_run(1000000), *o = other(t);
+	struct str *t = a_run_of(1000000), *o = other(t);
 	struct h2_stream *st;
 	size_t n = put_data(b, t, 0, 90000);
 
@@ -446,7 +446,7 @@ static void a_stream_that_is_gone_gets_nothing(void **state)
 static void what_the_session_does_not_take_ends_the_stream(void **state)
 {
 	static uint8_t b[200000];
-	struct str *t = in_a_run(1000000), *o = other(t);
+	struct str *t = a_run_of(1000000), *o = other(t);
 	struct h2_stream *st;
 	size_t n = put_data(b, t, NGHTTP2_FLAG_END_STREAM, 20000);
 
@@ -469,7 +469,7 @@ static void what_the_session_does_not_take_ends_the_stream(void **state)
 static void a_stream_beyond_its_window_is_not_fed(void **state)
 {
 	static uint8_t b[200000];
-	struct str *t = in_a_run(1000000), *o = other(t);
+	struct str *t = a_run_of(1000000), *o = other(t);
 	struct h2_stream *st;
 	uint64_t got = 0;
 	int e = 0;

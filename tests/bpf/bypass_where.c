@@ -482,9 +482,10 @@ int main(int argc, char **argv)
 
 	lab_enter();
 	agents();
-	if (!quick)
+	if (!quick) {
 		with_stranger("an older", true);
-	with_stranger("a younger", false);
+		with_stranger("a younger", false);
+	}
 	lab_hold();
 	addresses(quick);
 	legs("a leg, accepted", false, false);

@@ -13,6 +13,7 @@ BEGIN {
 	layer["tunnel"] = layer["http"] = layer["meta"] = layer["obs"] = 5
 	layer["chain"] = 6
 	layer["config"] = layer["admin"] = 7
+	layer["control"] = 8
 	main_layer = 8
 }
 

@@ -108,6 +108,28 @@ int sock_listen(const struct addr *a, int backlog, int *ret_fd, struct err *rete
 	return err_set(reterr, -e, "cannot listen on %s: %s%s", addr_str(a, s), strerror(e), listen_hint(e));
 }
 
+void sock_listener_options(int fd)
+{
+	(void)fcntl(fd, F_SETFL, O_NONBLOCK);
+	opt_int(fd, IPPROTO_TCP, TCP_NODELAY, 1);
+	keep_alive(fd);
+}
+
+void sock_listener_quiet(int fd)
+{
+	/* a socket's filter sees a segment from its TCP header on (net/ipv4/tcp_ipv4.c, tcp_filter()): byte 13 has the flags */
+	struct sock_filter f[] = {
+		BPF_STMT(BPF_LD | BPF_B | BPF_ABS, 13),
+		BPF_STMT(BPF_ALU | BPF_AND | BPF_K, 0x12), /* ACK, SYN */
+		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, 0x02, 0, 1),
+		BPF_STMT(BPF_RET | BPF_K, 0),
+		BPF_STMT(BPF_RET | BPF_K, UINT32_MAX),
+	};
+	struct sock_fprog p = { .len = ARRAY_LEN(f), .filter = f };
+
+	(void)setsockopt(fd, SOL_SOCKET, SO_ATTACH_FILTER, &p, sizeof(p)); /* without it a few may be reset that knock in this moment */
+}
+
 int sock_spread_by_source(int fd, uint32_t n)
 {
 	/* classic BPF: hash the source address of the SYN; the result picks the listener (socket(7), SO_ATTACH_REUSEPORT_CBPF) */

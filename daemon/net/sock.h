@@ -19,6 +19,13 @@ int sock_probe(const struct addr *a, struct err *reterr);
  * Return: 0 and *ret_fd (caller closes), or -errno with a sentence that says what to do.
  */
 int sock_listen(const struct addr *a, int backlog, int *ret_fd, struct err *reterr);
+/** sock_listener_options() - what sock_listen() sets, for a socket that others bound: non-blocking, and what accepted sockets inherit */
+void sock_listener_options(int fd);
+/**
+ * sock_listener_quiet() - let no more handshakes begin at this listening socket: SYNs are dropped, not refused, so that who knocks tries
+ * again in a second; those that have begun are completed. The socket's for good: not for one that somebody else has, too.
+ */
+void sock_listener_quiet(int fd);
 /**
  * sock_spread_by_source() - all connections of one client address go to the same of the @n listeners of a reuseport group, so
  * that a worker sees them in the order in which they were opened. @fd: any of the group.

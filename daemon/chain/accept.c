@@ -80,7 +80,18 @@ static void refused_log(struct worker *w, const struct cfg_listener *l, const st
 {
 	char a[ADDR_STR], more[LOG_MORE];
 
+	struct denial_facts f = {
+		.kind = w->draining ? DENIAL_OVERLOAD : DENIAL_LIMIT,
+		.listener = l->name,
+		.src = peer,
+		.why = w->draining ? "draining" :
+		       l->type == LISTENER_TUNNEL ?
+				     "limits.max_connections, limits.max_tunnels_in or the listener's max_connections is reached" :
+				     "limits.max_connections or the listener's max_connections is reached",
+	};
+
 	stats_inc(&w->loop.stats, ST_REFUSED_LIMIT);
+	denied_note(w, &f);
 	if (!log_rate_text(&w->refused_log, w->loop.now_ms, REFUSED_LOG_MS, more))
 		return;
 	log_warn(LA_CHAIN, "connection from %s refused: %s of listener '%s' or limits.max_connections is reached%s", addr_str(peer, a),
@@ -180,7 +191,10 @@ static void untrusted_log(struct worker *w, const struct cfg_listener *l, const 
 {
 	char a[ADDR_STR], more[LOG_MORE];
 
+	struct denial_facts f = { .kind = DENIAL_PROXY, .listener = l->name, .src = peer, .why = "the source is not in proxy_from of the listener" };
+
 	stats_inc(&w->loop.stats, ST_PROXY_REFUSED);
+	denied_note(w, &f);
 	if (log_rate_text(&w->refused_log, w->loop.now_ms, REFUSED_LOG_MS, more))
 		log_warn(LA_CHAIN, "connection from %s refused: it is not in proxy_from of listener '%s'%s", addr_str(peer, a), l->name, more);
 }
@@ -553,7 +567,24 @@ static void on_put(void *owner, struct h2_stream *s, struct pipe *p)
 	splice_put(c, side, p);
 }
 
+static void on_refused(void *owner, struct tunnel *t)
+{
+	struct worker *w = owner;
+	struct denial_facts f = {
+		.kind = DENIAL_IDENTITY,
+		.listener = t->server ? t->listener->name : NULL,
+		.cluster = t->server ? NULL : t->peer->pool->cluster->name,
+		.src = t->server ? &t->who->remote : NULL,
+		.dst = t->server ? NULL : &t->who->remote,
+		.principal = t->who->tls.id,
+		.why = t->why.msg,
+	};
+
+	denied_note(w, &f);
+}
+
 const struct tunnel_hooks accept_hooks = {
+	.refused = on_refused,
 	.request = on_request,
 	.response = on_response,
 	.data = on_data,

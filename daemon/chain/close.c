@@ -187,6 +187,7 @@ void conn_end(struct conn *c, enum ending e, const char *fmt, ...)
 		}
 	}
 	report_end(c);
+	recent_end(c);
 	uncount(c);
 	if (!was_open)
 		failed_log(c);

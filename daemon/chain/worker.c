@@ -115,6 +115,8 @@ int worker_init(struct worker *w, struct daemon *d, uint32_t index)
 	if (r == 0)
 		r = access_ring_init(&w->access, ACCESS_RING);
 	if (r == 0)
+		r = recent_init(&w->recent, cfg->limits.recent, loop_random(&w->loop));
+	if (r == 0)
 		r = dns_create(&w->dns, &w->loop, w);
 	if (r == 0)
 		r = tables_init(w);
@@ -271,6 +273,7 @@ void worker_finish(struct worker *w)
 	free(w->chunks);
 	free(w->policies);
 	series_finish(&w->series);
+	recent_finish(&w->recent);
 	loop_finish(&w->loop);
 	w->listeners = NULL;
 }

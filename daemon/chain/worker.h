@@ -4,6 +4,7 @@
 #pragma once
 #include "base/log.h"
 #include "chain/conn.h"
+#include "chain/recent.h"
 #include "net/dns.h"
 #include "net/netns.h"
 #include "obs/access.h"
@@ -69,6 +70,7 @@ struct worker {
 	struct dns *dns;
 	struct series_table series;
 	struct access_ring access;
+	struct recent recent; /* what was, for people */
 	struct chunk *chunks;
 	uint16_t n_chunks;
 	struct conn *touched[CHUNKS];

@@ -247,6 +247,7 @@ struct cfg_limits {
 	uint32_t header_bytes;	    /* header list of one CONNECT, name + value + 32; default 16384 */
 	uint32_t header_count;	    /* default 64 */
 	uint32_t metadata_bytes;    /* kept per stream; default 8192 */
+	uint32_t recent;	    /* ended connections remembered, per worker; default 1024, 0 none */
 	/* per tunnel and second, hostile peers (interop C1.6) */
 	uint32_t rst_rate, ping_rate, settings_rate, empty_data_rate, window_update_rate, glitch_rate;
 	uint32_t continuation_max;  /* per header block; default 20 */

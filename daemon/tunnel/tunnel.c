@@ -279,6 +279,13 @@ static void settle(struct tunnel *t)
 		loop_defer(t->l, &t->task);
 }
 
+static void identity_refused(struct tunnel *t)
+{
+	stats_inc(&t->l->stats, ST_IDENTITY_REFUSED);
+	if (t->all->hooks->refused)
+		t->all->hooks->refused(t->all->owner, t);
+}
+
 static void handshake(struct tunnel *t)
 {
 	const char *const *ids = t->server ? t->listener->accept_ids : t->peer->pool->cluster->expect_ids;
@@ -288,7 +295,7 @@ static void handshake(struct tunnel *t)
 	if (r == -EAGAIN)
 		return;
 	if (r == -EACCES && t->who->tls.id[0])
-		stats_inc(&t->l->stats, ST_IDENTITY_REFUSED);
+		identity_refused(t);
 	if (r < 0)
 		tunnel_close(t, r, t->why.msg);
 	else

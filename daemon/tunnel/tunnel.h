@@ -49,6 +49,7 @@ struct tunnel_hooks {
 	ssize_t (*pull_pipe)(void *owner, struct h2_stream *s, size_t max, struct pipe **ret);
 	bool (*room)(void *owner, struct h2_stream *s);
 	void (*put)(void *owner, struct h2_stream *s, struct pipe *p);
+	void (*refused)(void *owner, struct tunnel *t); /* the peer's id is not accepted, t->why says it; NULL: never mind */
 	void (*batch)(void *owner); /* one read's data was given: write it before the input buffer is used again */
 };
 

@@ -19,7 +19,8 @@ struct tls_ctx {
 	WOLFSSL_CTX *side[2]; /* client, server */
 	char id[TLS_ID_MAX];
 	char *trust_domain;
-	uint64_t not_after;
+	uint64_t not_before, not_after;
+	char *ca_text; /* subjects of the CA file, for messages */
 };
 
 const char *tls_library(void)
@@ -98,12 +99,6 @@ out:
 	return r;
 }
 
-static const char *wolf_reason(int e, char out[WOLFSSL_MAX_ERROR_SZ])
-{
-	wolfSSL_ERR_error_string_n((unsigned long)-e, out, WOLFSSL_MAX_ERROR_SZ);
-	return out;
-}
-
 static void frames_count(struct tls_frames *f, const uint8_t *p, size_t n)
 {
 	while (n) {
@@ -123,11 +118,18 @@ static void frames_count(struct tls_frames *f, const uint8_t *p, size_t n)
 	}
 }
 
+static void first_keep(struct tls_frames *f, const char *p, size_t n)
+{
+	for (; n && f->n_first < sizeof(f->first); n--)
+		f->first[f->n_first++] = (uint8_t)*p++;
+}
+
 static int io_recv(WOLFSSL *ssl, char *buf, int n, void *arg)
 {
 	ssize_t r = recv(wolfSSL_get_fd(ssl), buf, (size_t)n, MSG_DONTWAIT);
 
 	if (r > 0) {
+		first_keep(arg, buf, (size_t)r);
 		frames_count(arg, (const uint8_t *)buf, (size_t)r);
 		return (int)r;
 	}
@@ -161,17 +163,17 @@ static int side_init(WOLFSSL_CTX **ret, const struct cfg_identity *id, bool serv
 		return err_set(reterr, -ENOMEM, "out of memory");
 	r = wolfSSL_CTX_load_verify_locations(x, id->ca, NULL);
 	if (r != WOLFSSL_SUCCESS)
-		return err_set(reterr, -EINVAL, "identity '%s': CA file %s: %s", id->name, id->ca, wolf_reason(r, why));
+		return err_set(reterr, -EINVAL, "identity '%s': CA file %s: %s", id->name, id->ca, tls_reason(r, why));
 	r = wolfSSL_CTX_use_certificate_chain_file(x, id->certificate);
 	if (r != WOLFSSL_SUCCESS)
-		return err_set(reterr, -EINVAL, "identity '%s': certificate file %s: %s", id->name, id->certificate, wolf_reason(r, why));
+		return err_set(reterr, -EINVAL, "identity '%s': certificate file %s: %s", id->name, id->certificate, tls_reason(r, why));
 	r = wolfSSL_CTX_use_PrivateKey_file(x, id->key, WOLFSSL_FILETYPE_PEM);
 	if (r != WOLFSSL_SUCCESS || wolfSSL_CTX_check_private_key(x) != WOLFSSL_SUCCESS)
 		return err_set(reterr, -EINVAL, "identity '%s': key file %s is unreadable or does not belong to %s", id->name, id->key,
 			       id->certificate);
 	if (id->ciphers && wolfSSL_CTX_set_cipher_list(x, id->ciphers) != WOLFSSL_SUCCESS)
 		return err_set(reterr, -EINVAL, "identity '%s': ciphers '%s': want names like TLS13-AES128-GCM-SHA256", id->name, id->ciphers);
-	wolfSSL_CTX_set_verify(x, WOLFSSL_VERIFY_PEER | WOLFSSL_VERIFY_FAIL_IF_NO_PEER_CERT, NULL);
+	wolfSSL_CTX_set_verify(x, WOLFSSL_VERIFY_PEER | WOLFSSL_VERIFY_FAIL_IF_NO_PEER_CERT, tls_verify_note);
 	wolfSSL_CTX_SetIORecv(x, io_recv);
 	wolfSSL_CTX_SetIOSend(x, io_send);
 	wolfSSL_CTX_set_session_cache_mode(x, WOLFSSL_SESS_CACHE_OFF);
@@ -183,7 +185,7 @@ static int side_init(WOLFSSL_CTX **ret, const struct cfg_identity *id, bool serv
 static int own_certificate(struct tls_ctx *t, const struct cfg_identity *id, struct err *ret_warn, struct err *reterr)
 {
 	WOLFSSL_X509 *x = wolfSSL_X509_load_certificate_file(id->certificate, WOLFSSL_FILETYPE_PEM);
-	uint64_t from = 0, now = (uint64_t)time(NULL);
+	uint64_t now = (uint64_t)time(NULL);
 	const byte *der;
 	int n = 0, r;
 
@@ -191,16 +193,16 @@ static int own_certificate(struct tls_ctx *t, const struct cfg_identity *id, str
 	if (!x)
 		return err_set(reterr, -EINVAL, "identity '%s': certificate file %s cannot be read", id->name, id->certificate);
 	der = wolfSSL_X509_get_der(x, &n);
-	r = leaf_check(der, (word32)n, t->id, &from, &t->not_after, reterr);
+	r = leaf_check(der, (word32)n, t->id, &t->not_before, &t->not_after, reterr);
 	wolfSSL_X509_free(x);
 	if (r < 0)
 		return err_prefix(reterr, r, "identity '%s': %s", id->name, id->certificate);
 	if (t->not_after && now > t->not_after)
 		err_set(ret_warn, 0, "identity '%s': certificate %s expired %llu minutes ago; peers will refuse it", id->name, id->certificate,
 			(unsigned long long)(now - t->not_after) / 60);
-	else if (from > now)
+	else if (t->not_before > now)
 		err_set(ret_warn, 0, "identity '%s': certificate %s is valid only in %llu minutes; is this node's clock right?", id->name,
-			id->certificate, (unsigned long long)(from - now + 59) / 60);
+			id->certificate, (unsigned long long)(t->not_before - now + 59) / 60);
 	return 0;
 }
 
@@ -225,6 +227,7 @@ int tls_ctx_create(struct tls_ctx **ret, const struct cfg_identity *id, struct e
 		r = err_set(reterr, -ENOMEM, "out of memory");
 		goto fail;
 	}
+	t->ca_text = tls_subjects(id->ca); /* NULL: messages say less */
 	*ret = t;
 	return 0;
 fail:
@@ -240,6 +243,7 @@ void tls_ctx_destroy(struct tls_ctx *t)
 		if (t->side[s])
 			wolfSSL_CTX_free(t->side[s]);
 	free(t->trust_domain);
+	free(t->ca_text);
 	free(t);
 }
 
@@ -251,6 +255,16 @@ const char *tls_ctx_id(const struct tls_ctx *t)
 uint64_t tls_ctx_not_after(const struct tls_ctx *t)
 {
 	return t->not_after;
+}
+
+uint64_t tls_ctx_not_before(const struct tls_ctx *t)
+{
+	return t->not_before;
+}
+
+const char *tls_ctx_ca_text(const struct tls_ctx *t)
+{
+	return t->ca_text;
 }
 
 const char *tls_ctx_trust_domain(const struct tls_ctx *t)
@@ -315,60 +329,4 @@ int tls_peer_check(struct WOLFSSL *ssl, const struct tls_ctx *t, const char *con
 		return err_set(reterr, -EACCES, "peer '%s' did not agree on ALPN h2: is it an HBONE agent?", ret->id);
 	snprintf(ret->cipher, sizeof(ret->cipher), "%s", wolfSSL_get_cipher(ssl));
 	return tls_id_check(t, ret->id, ids, n_ids, reterr);
-}
-
-const char *tls_alert_hint(int code)
-{
-	switch (code) {
-	case 42: /* bad_certificate */
-	case 48: /* unknown_ca */
-		return "the peer does not trust our CA";
-	case 45:
-		return "the peer says our certificate has expired: rotate it, or check the peer's clock";
-	case 46:
-		return "the peer could not accept our certificate";
-	case 49: /* access_denied */
-		return "the peer does not accept our SPIFFE id (its listener's accept, its cluster's expect, or the trust domain)";
-	case 116:
-		return "the peer requires a client certificate";
-	case 120:
-		return "the peer does not speak h2 (ALPN): is it an HBONE agent?";
-	case 70:
-		return "the peer does not speak TLS 1.3";
-	case 40:
-		return "no common cipher or parameter";
-	}
-	return "the peer refused the handshake";
-}
-
-int tls_explain(struct WOLFSSL *ssl, int ret, struct err *reterr)
-{
-	int e = wolfSSL_get_error(ssl, ret);
-	WOLFSSL_ALERT_HISTORY h = { .last_rx = { .code = -1 } };
-	char why[WOLFSSL_MAX_ERROR_SZ];
-
-	switch (e) {
-	case ASN_AFTER_DATE_E:
-		return err_set(reterr, -EACCES, "peer's certificate has expired (or this node's clock is ahead)");
-	case ASN_BEFORE_DATE_E:
-		return err_set(reterr, -EACCES, "peer's certificate is not valid yet (or this node's clock is behind)");
-	case ASN_NO_SIGNER_E:
-	case ASN_SIG_CONFIRM_E:
-	case ASN_SELF_SIGNED_E:
-		return err_set(reterr, -EACCES, "peer's certificate is not signed by our CA");
-	case NO_PEER_CERT:
-		return err_set(reterr, -EACCES, "peer sent no certificate");
-	case UNKNOWN_ALPN_PROTOCOL_NAME_E:
-		return err_set(reterr, -EPROTO, "peer does not offer ALPN h2: is it an HBONE agent?");
-	case VERSION_ERROR:
-	case UNKNOWN_RECORD_TYPE:
-		return err_set(reterr, -EPROTO, "peer does not speak TLS 1.3 here: is the port right?");
-	case SOCKET_ERROR_E: /* what wolfSSL says for FIN and RST alike, since its callbacks report them */
-	case SOCKET_PEER_CLOSED_E:
-		return err_set(reterr, -ECONNRESET, "peer closed the connection during the handshake");
-	}
-	wolfSSL_get_alert_history(ssl, &h);
-	if (h.last_rx.code > 0)
-		return err_set(reterr, -EACCES, "TLS alert %d from the peer: %s", h.last_rx.code, tls_alert_hint(h.last_rx.code));
-	return err_set(reterr, -EPROTO, "TLS: %s", wolf_reason(e, why));
 }

@@ -163,7 +163,7 @@ int rec_handshake(struct rec *r, const char *const *ids, uint32_t n_ids, struct 
 		e = wolfSSL_get_error(r->ssl, ret);
 		if (e == WOLFSSL_ERROR_WANT_READ || e == WOLFSSL_ERROR_WANT_WRITE)
 			return -EAGAIN;
-		return tls_explain(r->ssl, ret, reterr);
+		return tls_explain(r->ssl, ret, r->tls, &r->frames, reterr);
 	}
 	ret = keys_take(r, reterr);
 	if (ret == 0) {

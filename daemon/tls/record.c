@@ -192,7 +192,8 @@ static int control(struct rec *r, uint8_t type, const uint8_t *p, size_t n, stru
 			r->ended = true;
 			return 0;
 		}
-		return err_set(reterr, -EPROTO, "TLS alert %u from the peer: %s", p[1], tls_alert_hint(p[1]));
+		(void)tls_alert_explain(p[1], r->tls, reterr);
+		return -EPROTO;
 	}
 	if (type == TYPE_HANDSHAKE && n >= 4 && p[0] == HS_NEW_SESSION_TICKET)
 		return 0;

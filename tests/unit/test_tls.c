@@ -102,8 +102,8 @@ static void an_expired_certificate_is_refused(void **state)
 	struct err warn = {""}, e = {""};
 
 	(void)state;
-	refused("old", NULL, "has expired");
-	refused("future", NULL, "not valid yet");
+	refused("old", NULL, "expired 24 hours ago");
+	refused("future", NULL, "is valid only in");
 	if (tls_ctx_create(&t, &old, &warn, &e) < 0)
 		fail_msg("%s", e.msg);
 	/* a clock that is wrong now may be put right */
@@ -245,13 +245,66 @@ static void not_a_peer(const void *p, size_t n, bool fin, int want, const char *
 	two_close(&t);
 }
 
+static void alerts_say_what_is_wrong_with_ours(void **state)
+{
+	struct cfg_identity good = certs_identity("node", AES128), old = certs_identity("old", AES128), future = certs_identity("future", AES128);
+	const struct cfg_identity *const ids[] = { &good, &old, &future };
+	const char *const says[] = { "is the peer's clock ahead?", "our certificate expired 24 hours ago: renew it", "ours is valid only" };
+	struct err e = { "" }, warn;
+	struct tls_ctx *t;
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_LEN(ids); i++) {
+		assert_int_equal(tls_ctx_create(&t, ids[i], &warn, &e), 0);
+		assert_int_equal(tls_alert_explain(45, t, &e), -EACCES);
+		if (!strstr(e.msg, i == 2 ? "our certificate is valid only in" : says[i]))
+			fail_msg("%s", e.msg);
+		assert_non_null(tls_ctx_ca_text(t));
+		tls_ctx_destroy(t);
+	}
+	for (int code = 0; code < 256; code++) {
+		assert_int_equal(tls_alert_explain(code, NULL, &e), -EACCES);
+		assert_non_null(strstr(e.msg, tls_alert_hint(code)));
+	}
+}
+
+static void first_bytes_say_who_it_is(void **state)
+{
+	static const uint8_t hello[] = { 0x16, 3, 1, 2, 0 }, alert[] = { 0x15, 3, 3, 0, 2 }, settings[] = { 0, 0, 18, 4, 0 };
+
+	(void)state;
+	assert_non_null(strstr(tls_foreign((const uint8_t *)"HTTP/1.1", 8), "answers HTTP/1"));
+	assert_non_null(strstr(tls_foreign((const uint8_t *)"SSH-2.0-", 8), "SSH server"));
+	assert_non_null(strstr(tls_foreign(settings, 5), "HTTP/2 without TLS"));
+	assert_null(tls_foreign(hello, 5));
+	assert_null(tls_foreign(alert, 5));
+	assert_null(tls_foreign(NULL, 0));
+	assert_non_null(strstr(tls_unexpected(hello, 5), "the peer speaks TLS"));
+	assert_non_null(strstr(tls_unexpected(alert, 5), "wants TLS"));
+	assert_non_null(strstr(tls_unexpected((const uint8_t *)"HTTP/1.1", 8), "answers HTTP/1"));
+	assert_null(tls_unexpected(settings, 5));
+	assert_null(tls_unexpected(hello, 2));
+}
+
+static void times_are_in_words(void **state)
+{
+	char s[TLS_AGO];
+
+	(void)state;
+	assert_string_equal(tls_ago(0, s), "0 seconds");
+	assert_string_equal(tls_ago(-119, s), "119 seconds");
+	assert_string_equal(tls_ago(720, s), "12 minutes");
+	assert_string_equal(tls_ago(7200, s), "2 hours");
+	assert_string_equal(tls_ago(200000, s), "2 days");
+}
+
 static void peers_that_do_not_speak_tls_are_told_apart(void **state)
 {
 	static const char http[] = "GET / HTTP/1.1\r\nHost: x\r\n\r\n", h2[] = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 	(void)state;
-	not_a_peer(http, sizeof(http) - 1, false, -EPROTO, "is the port right?");
-	not_a_peer(h2, sizeof(h2) - 1, false, -EPROTO, "is the port right?");
+	not_a_peer(http, sizeof(http) - 1, false, -EPROTO, "it is an HTTP/1 client");
+	not_a_peer(h2, sizeof(h2) - 1, false, -EPROTO, "HTTP/2 without TLS");
 	not_a_peer("", 0, true, -ECONNRESET, "closed the connection during the handshake");
 }
 
@@ -308,6 +361,9 @@ int main(void)
 		cmocka_unit_test(no_common_suite_is_a_failure_on_both_sides),
 		cmocka_unit_test(identity_files_that_do_not_fit_are_named),
 		cmocka_unit_test(peers_that_do_not_speak_tls_are_told_apart),
+		cmocka_unit_test(alerts_say_what_is_wrong_with_ours),
+		cmocka_unit_test(first_bytes_say_who_it_is),
+		cmocka_unit_test(times_are_in_words),
 		cmocka_unit_test(clients_that_are_no_agents_are_refused),
 	};
 

@@ -60,7 +60,7 @@ struct build {
 	struct err *err;
 	const char *dir;	/* relative file names start here; "" or ends with '/' */
 	struct tree_node *root; /* all files merged; a mapping */
-	struct build_names listeners, clusters, identities, policies;
+	struct build_names listeners, clusters, identities, policies, workloads;
 	struct build_edge **edges, **last_edge; /* by listener */
 	uint32_t n_routes;
 };
@@ -148,6 +148,8 @@ int names_identity(struct build *b, const struct tree_node *n, const struct tree
 /* ---- the sections ---- */
 extern const struct table node_table, kernel_table, limits_table, timeouts_table;
 void node_preset(struct cfg_node *n);
+/* members of struct cfg_node: text's @to is the member, the others' the struct */
+schema_call node_text_read, node_workload_type_read, node_metadata_read, node_request_headers_read, node_response_headers_read;
 void kernel_preset(struct cfg_kernel *k);
 void limits_preset(struct cfg_limits *l);
 void timeouts_preset(struct cfg_timeouts *t);
@@ -162,12 +164,18 @@ int clusters_read(struct build *b);
 int listeners_slots(struct build *b);
 int listeners_read(struct build *b);
 int policies_read(struct build *b); /* after listeners and clusters */
+int workloads_read(struct build *b); /* after them, too */
+/** names_owner() - as names_identity(), but `workload` stands for the workload's own, and `identity_default` is what else */
+int names_owner(struct build *b, const struct tree_node *item, const struct where *w, bool *ret_by_workload, struct cfg_identity **ret);
+/** spans_read() - networks without ports */
+int spans_read(struct build *b, const struct tree_node *n, const struct where *w, struct cidr **ret, uint32_t *ret_n);
 schema_item cidr_item, ports_item /* struct cfg_ports */;
 int cidrs_read(struct build *b, const struct tree_node *n, const struct where *w, struct cidr **ret, uint32_t *ret_n);
 int spiffes_read(struct build *b, const struct tree_node *n, const struct where *w, const char ***ret, uint32_t *ret_n);
 
 /* ---- kernel.c: members of listeners and clusters (schema_call); @to: the member ---- */
 schema_call capture_read, steer_read, proxy_from_read, netns_read;
+schema_call cgroups_read, uids_read; /* @to: the list, and behind it the number */
 /** kernel_listener() - what of this listener must fit together */
 int kernel_listener(struct build *b, const struct tree_node *n, const struct where *w, const struct cfg_listener *l);
 /** kernel_check() - warn of what is suspicious; last */

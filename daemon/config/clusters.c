@@ -216,6 +216,7 @@ static const struct field cluster_fields[] = {
 	{.key = "max_connections", .kind = F_U32, C(max_connections), .max = 10000000},
 	{.key = "authority", .kind = F_CALL, .call = cluster_authority_read, .types = TUNNEL},
 	{.key = "identity", .kind = F_KNOWN, .types = TUNNEL},
+	{.key = "identity_default", .kind = F_KNOWN, .types = TUNNEL},
 	{.key = "tls", .kind = F_BOOL, C(tls), .types = TUNNEL},
 	{.key = "expect", .kind = F_CALL, .call = expect_read, .types = TUNNEL},
 	{.key = "sni", .kind = F_CALL, .call = sni_read, .types = TUNNEL},
@@ -262,7 +263,7 @@ static int cluster_read(struct build *b, const struct tree_node *n, const struct
 		return say_at(b->err, expect->key, w, "'expect' without TLS: nobody proves an identity");
 	if (!cl->tls && !identity)
 		return 0;
-	return names_identity(b, identity ? identity->value : NULL, n, w, &cl->identity);
+	return names_owner(b, n, w, &cl->by_workload, &cl->identity);
 }
 
 int clusters_slots(struct build *b)

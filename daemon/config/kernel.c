@@ -130,7 +130,7 @@ static int cgroup_item(struct build *b, const struct tree_node *n, const struct 
 	return cgroup_read(b, n, w, &((const char **)arg)[index]);
 }
 
-static int cgroups_read(struct build *b, const struct tree_node *n, const struct where *w, void *to)
+int cgroups_read(struct build *b, const struct tree_node *n, const struct where *w, void *to)
 {
 	return list_read(b, n, w, true, sizeof(const char *), cgroup_item, to);
 }
@@ -145,7 +145,7 @@ static int uid_item(struct build *b, const struct tree_node *n, const struct whe
 	return r;
 }
 
-static int uids_read(struct build *b, const struct tree_node *n, const struct where *w, void *to)
+int uids_read(struct build *b, const struct tree_node *n, const struct where *w, void *to)
 {
 	return list_read(b, n, w, true, sizeof(uint32_t), uid_item, to);
 }

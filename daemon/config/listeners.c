@@ -425,6 +425,7 @@ static const struct field listener_fields[] = {
 	{.key = "idle_timeout", .kind = F_TIME, L(idle_timeout_ms)},
 	{.key = "access_log", .kind = F_BOOL, L(access_log)},
 	{.key = "identity", .kind = F_KNOWN, .types = TUNNEL},
+	{.key = "identity_default", .kind = F_KNOWN, .types = TUNNEL},
 	{.key = "tls", .kind = F_BOOL, L(tls), .types = TUNNEL},
 	{.key = "accept", .kind = F_CALL, .call = accept_read, .types = TUNNEL},
 	{.key = "max_streams", .kind = F_U32, L(max_streams), .min = 1, .max = 1000000, .types = TUNNEL},
@@ -458,7 +459,7 @@ static int listener_read(struct build *b, const struct tree_node *n, const struc
 	if (l->type == LISTENER_TUNNEL && !l->tls && accept)
 		return say_at(b->err, accept->key, w, "'accept' without TLS: nobody proves an identity");
 	if (l->tls || identity) {
-		r = names_identity(b, identity ? identity->value : NULL, n, w, &l->identity);
+		r = names_owner(b, n, w, &l->by_workload, &l->identity);
 		if (r < 0)
 			return r;
 	}

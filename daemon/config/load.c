@@ -5,6 +5,7 @@
 #include "base/clean.h"
 #include "base/log.h"
 #include "config/build.h"
+#include "model/workload.h"
 #include "policy/policy.h"
 #include "policy/route.h"
 #include <dirent.h>
@@ -50,7 +51,8 @@ static int file_read(const char *path, char **ret, size_t *ret_n, struct err *e)
 
 static bool list_key(const char *key)
 {
-	return !strcmp(key, "listeners") || !strcmp(key, "clusters") || !strcmp(key, "identities") || !strcmp(key, "policies");
+	return !strcmp(key, "listeners") || !strcmp(key, "clusters") || !strcmp(key, "identities") || !strcmp(key, "policies") ||
+	       !strcmp(key, "workloads");
 }
 
 static int append(struct build *b, struct tree_node *list, struct tree_node *key, struct tree_node *value)
@@ -244,6 +246,9 @@ static int build_tree(struct build *b)
 	r = names_read(b, "listeners", BUILD_LISTENERS, &b->listeners);
 	if (r < 0)
 		return r;
+	r = names_read(b, "workloads", WORKLOADS_MAX, &b->workloads);
+	if (r < 0)
+		return r;
 	r = names_read(b, "policies", POLICY_MAX, &b->policies);
 	if (r < 0)
 		return r;
@@ -260,6 +265,9 @@ static int build_tree(struct build *b)
 	if (r < 0)
 		return r;
 	r = listeners_read(b);
+	if (r < 0)
+		return r;
+	r = workloads_read(b);
 	if (r < 0)
 		return r;
 	r = policies_read(b);

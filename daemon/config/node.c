@@ -176,28 +176,28 @@ static int kvs_read(struct build *b, const struct tree_node *n, const struct whe
 	return 0;
 }
 
-static int metadata_read(struct build *b, const struct tree_node *n, const struct where *w, void *base)
+int node_metadata_read(struct build *b, const struct tree_node *n, const struct where *w, void *base)
 {
 	struct cfg_node *node = base;
 
 	return kvs_read(b, n, w, false, &node->metadata, &node->n_metadata);
 }
 
-static int request_headers_read(struct build *b, const struct tree_node *n, const struct where *w, void *base)
+int node_request_headers_read(struct build *b, const struct tree_node *n, const struct where *w, void *base)
 {
 	struct cfg_node *node = base;
 
 	return kvs_read(b, n, w, true, &node->request_headers, &node->n_request_headers);
 }
 
-static int response_headers_read(struct build *b, const struct tree_node *n, const struct where *w, void *base)
+int node_response_headers_read(struct build *b, const struct tree_node *n, const struct where *w, void *base)
 {
 	struct cfg_node *node = base;
 
 	return kvs_read(b, n, w, true, &node->response_headers, &node->n_response_headers);
 }
 
-static int workload_type_read(struct build *b, const struct tree_node *n, const struct where *w, void *base)
+int node_workload_type_read(struct build *b, const struct tree_node *n, const struct where *w, void *base)
 {
 	struct cfg_node *node = base;
 	uint32_t i;
@@ -210,14 +210,14 @@ static int workload_type_read(struct build *b, const struct tree_node *n, const 
 
 /* ---- tables ---- */
 
-static int text_read(struct build *b, const struct tree_node *n, const struct where *w, void *to)
+int node_text_read(struct build *b, const struct tree_node *n, const struct where *w, void *to)
 {
 	return value_any(b, n, w, to);
 }
 
 #define TEXT(name, member)                                                                               \
 	{                                                                                                \
-		.key = name, .kind = F_CALL, .call = text_read, .off = offsetof(struct cfg_node, member) \
+		.key = name, .kind = F_CALL, .call = node_text_read, .off = offsetof(struct cfg_node, member) \
 	}
 #define BOOL(name, member)                                                            \
 	{                                                                             \
@@ -237,15 +237,15 @@ static const struct field node_fields[] = {
 	TEXT("id", id),
 	TEXT("cluster", cluster),
 	TEXT("namespace", namespace_),
-	{.key = "workload_type", .kind = F_CALL, .call = workload_type_read},
+	{.key = "workload_type", .kind = F_CALL, .call = node_workload_type_read},
 	TEXT("workload", workload),
 	TEXT("service", service),
 	TEXT("version", version),
 	TEXT("region", region),
 	TEXT("zone", zone),
-	{.key = "metadata", .kind = F_CALL, .call = metadata_read, .may_be_empty = true},
-	{.key = "request_headers", .kind = F_CALL, .call = request_headers_read, .may_be_empty = true},
-	{.key = "response_headers", .kind = F_CALL, .call = response_headers_read, .may_be_empty = true},
+	{.key = "metadata", .kind = F_CALL, .call = node_metadata_read, .may_be_empty = true},
+	{.key = "request_headers", .kind = F_CALL, .call = node_request_headers_read, .may_be_empty = true},
+	{.key = "response_headers", .kind = F_CALL, .call = node_response_headers_read, .may_be_empty = true},
 	{.key = "send", .kind = F_MAP, .table = &send_table, .may_be_empty = true},
 	{.key = NULL},
 };

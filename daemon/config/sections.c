@@ -444,6 +444,7 @@ static const struct field root_fields[] = {
 	{.key = "identities", .kind = F_KNOWN},
 	{.key = "listeners", .kind = F_KNOWN},
 	{.key = "clusters", .kind = F_KNOWN},
+	{.key = "workloads", .kind = F_KNOWN},
 	{.key = "policies", .kind = F_KNOWN},
 	{.key = NULL},
 };

@@ -16,6 +16,7 @@ struct cfg_listener;
 struct cfg_cluster;
 struct policy;	   /* model/policy.h */
 struct policy_set; /* policy/policy.h */
+struct cfg_workload; /* model/workload.h */
 
 struct cfg_kv {
 	const char *key, *value; /* value already read from static text, environment or file */
@@ -141,7 +142,8 @@ struct cfg_listener {
 	struct cidr *proxy_from;  /* whose header is believed; others are refused. Never empty with proxy_protocol */
 	uint32_t n_proxy_from;
 	/* tunnel listeners */
-	struct cfg_identity *identity; /* NULL only with tls: false */
+	struct cfg_identity *identity; /* NULL only with tls: false, or by_workload */
+	bool by_workload;	       /* the identity is that of the workload asked for; `identity` when there is none, NULL: refuse */
 	bool tls;		       /* default true */
 	const char **accept_ids;       /* SPIFFE ids, '*' as prefix or suffix wildcard; none: whole trust domain */
 	uint32_t n_accept_ids;
@@ -190,6 +192,7 @@ struct cfg_cluster {
 					   on that port: short = straight into that listener's chain. Default short */
 	const char *authority;		/* fixed :authority; NULL: original destination (or the received :authority when forwarding) */
 	struct cfg_identity *identity;
+	bool by_workload;		/* the identity is that of the connection's workload; `identity` when it has none, NULL: refuse */
 	bool tls;
 	const char **expect_ids;	/* SPIFFE ids of the peer agent; none: whole trust domain */
 	uint32_t n_expect_ids;
@@ -283,6 +286,8 @@ struct config {
 	struct cfg_cluster *clusters;
 	uint32_t n_clusters;
 	uint32_t n_endpoints;	  /* all clusters together */
+	struct cfg_workload *workloads;
+	uint32_t n_workloads;
 	const struct policy *policies;
 	uint32_t n_policies;
 	struct policy_set *policy_set; /* of them, compiled; NULL: there are none */

@@ -2,7 +2,7 @@
  * Transparent capture. An application's connect() is taken to a listener of ours on this node when a rule says so.
  *
  *   connect4/6	    in the caller's context, before the kernel looks at the address: chooses the rule, sees that the agent listens,
- *		    notes the destination in the socket's storage, and writes the listener's address in its place
+ *		    notes destination, cgroup and user in the socket's storage, and writes the listener's address in its place
  *   sockops	    TCP_CONNECT_CB: the source port is chosen and the SYN not sent yet: the note becomes a claim, found by the addresses
  *		    that the listener will see. So the claim is always there before the connection can be accepted.
  *   getpeername4/6 show the application the address that it asked for
@@ -364,6 +364,8 @@ static __always_inline int on_connect(struct bpf_sock_addr *ctx, struct query *q
 	n->family = q->family;
 	n->mapped = q->six && r->family == AF_INET;
 	n->rule = q->rule;
+	n->cgroup = q->cgroup_id;
+	n->uid = q->uid;
 	count(&s->captured);
 	*ret = r;
 	return 2;

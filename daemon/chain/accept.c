@@ -285,11 +285,13 @@ void accept_header(struct conn *c, uint32_t events)
 /* where the application wanted to go; it stays our own address if it connected to the listener itself */
 static void captured(struct conn *c, const struct cfg_listener *l)
 {
-	struct addr local = c->orig_dst;
+	struct capture_claim claim;
 
 	stats_inc(&c->w->loop.stats, ST_SYS_OTHER);
-	if (capture_claim(c->w->d->kernel.capture, l, &c->src, &local, &c->orig_dst) == 0)
-		stats_inc(&c->w->loop.stats, ST_CAPTURED);
+	if (capture_claim(c->w->d->kernel.capture, l, &c->src, &c->orig_dst, &claim) < 0)
+		return;
+	stats_inc(&c->w->loop.stats, ST_CAPTURED);
+	c->orig_dst = claim.to;
 }
 
 static void accept_tcp(struct worker *w, const struct cfg_listener *l, int fd, const struct addr *peer)

@@ -226,7 +226,8 @@ void capture_destroy(struct capture *c, bool keep)
 
 /* ---- while it runs ---- */
 
-int capture_claim(struct capture *c, const struct cfg_listener *l, const struct addr *peer, const struct addr *local, struct addr *ret)
+int capture_claim(struct capture *c, const struct cfg_listener *l, const struct addr *peer, const struct addr *local,
+		  struct capture_claim *ret)
 {
 	struct adit_cap_key k = {.netns = c->netns[l->id], .sport = peer->port, .dport = local->port, .family = peer->family};
 	struct adit_cap_claim v;
@@ -236,8 +237,8 @@ int capture_claim(struct capture *c, const struct cfg_listener *l, const struct 
 	if (bpf_map_lookup_and_delete_elem(c->claims, &k, &v))
 		return -errno;
 	atomic_fetch_add_explicit(&c->claimed, 1, memory_order_relaxed);
-	*ret = (struct addr){.family = v.note.family, .port = v.note.port};
-	memcpy(ret->ip, v.note.addr, sizeof(ret->ip));
+	*ret = (struct capture_claim){.to = {.family = v.note.family, .port = v.note.port}, .cgroup = v.note.cgroup, .uid = v.note.uid};
+	memcpy(ret->to.ip, v.note.addr, sizeof(ret->to.ip));
 	return 0;
 }
 

@@ -42,12 +42,19 @@ int capture_create(struct capture **ret, const struct config *cfg, int (*fd)(voi
 void capture_leave(struct capture *c);
 /** capture_destroy() - @keep: as if killed. Else as capture_leave(), and the last rule takes everything with it. NULL is fine. */
 void capture_destroy(struct capture *c, bool keep);
+/** struct capture_claim - what is known of a captured connection */
+struct capture_claim {
+	struct addr to;	 /* where the application wanted to go */
+	uint64_t cgroup; /* id of its socket's; of whoever made it, as is: */
+	uint32_t uid;
+};
 /**
- * capture_claim() - where did the application of this accepted connection want to go?
+ * capture_claim() - whose is this accepted connection, and where did it want to go?
  * @l: the listener, which has `capture`; @peer: its address; @local: ours. One system call.
  * Return: 0 and *ret, or -ENOENT: it was not captured (connected here itself), or another -errno.
  */
-int capture_claim(struct capture *c, const struct cfg_listener *l, const struct addr *peer, const struct addr *local, struct addr *ret);
+int capture_claim(struct capture *c, const struct cfg_listener *l, const struct addr *peer, const struct addr *local,
+		  struct capture_claim *ret);
 /** capture_age() - every second or so: forget what nobody claimed, see that we are still known as an agent */
 void capture_age(struct capture *c);
 void capture_info(struct capture *c, struct capture_info *ret);

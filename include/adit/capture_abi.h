@@ -6,7 +6,7 @@
 #pragma once
 #include <linux/types.h>
 
-#define ADIT_CAP_ABI	1
+#define ADIT_CAP_ABI	2
 #define ADIT_CAP_SLOTS	32u	/* rules of all agents of the node */
 #define ADIT_CAP_CLAIMS 65536u	/* connections that were captured and not accepted yet */
 #define ADIT_CAP_NAME	128u	/* of one folder of a cgroup's path, with the final NUL */
@@ -98,6 +98,9 @@ struct adit_cap_note {
 	__u8 family;	/* of addr: AF_INET also for v4-mapped */
 	__u8 mapped;	/* an IPv6 connection that was taken to an IPv4 listener */
 	__u32 rule;
+	__u64 cgroup;	/* id, of the socket: whoever made it */
+	__u32 uid;	/* the same, as the initial user namespace knows it */
+	__u32 pad;
 };
 
 /** struct adit_cap_key - map "claims": a captured connection as its listener sees it; struct adit_cap_claim is what it finds out */
@@ -126,9 +129,9 @@ _Static_assert(sizeof(struct adit_cap_rule) == 128 + ADIT_PORTS, "ABI");
 _Static_assert(sizeof(struct adit_cap_folder) == 136, "ABI, and no padding in a key");
 _Static_assert(sizeof(struct adit_cap_seen) == 16, "ABI, and no padding in a key");
 _Static_assert(sizeof(struct adit_cap_agent) == 16, "ABI, and no padding in a key");
-_Static_assert(sizeof(struct adit_cap_note) == 24, "ABI");
+_Static_assert(sizeof(struct adit_cap_note) == 40, "ABI");
 _Static_assert(sizeof(struct adit_cap_key) == 48, "ABI, and no padding in a key");
-_Static_assert(sizeof(struct adit_cap_claim) == 40, "ABI");
+_Static_assert(sizeof(struct adit_cap_claim) == 56, "ABI");
 
 /* ---- steer: nothing of it is pinned ---- */
 

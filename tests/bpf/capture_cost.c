@@ -67,7 +67,8 @@ static double measure(enum variant v, int n, struct capture *c, const struct cfg
 	for (int i = 0; i < n; i++) {
 		struct sockaddr_storage sa;
 		socklen_t len = sizeof(sa);
-		struct addr peer, local, to;
+		struct addr peer, local;
+		struct capture_claim claim;
 		int s = accept4(fd, (struct sockaddr *)&sa, &len, SOCK_CLOEXEC);
 
 		CHECK(s >= 0, "accept");
@@ -76,10 +77,13 @@ static double measure(enum variant v, int n, struct capture *c, const struct cfg
 		CHECK(!getsockname(s, (struct sockaddr *)&sa, &len), "getsockname");
 		addr_from_sa((struct sockaddr *)&sa, &local);
 		if (v == CAPTURED) {
-			int r = capture_claim(c, l, &peer, &local, &to);
+			int r = capture_claim(c, l, &peer, &local, &claim);
 
 			CHECK(r == 0, "connection %d: claim: %s", i, strerror(-r));
-			CHECK(to.port == 80 && to.ip[0] == 10 && to.ip[1] == 99 && to.ip[3] == 1 + i % 250, "connection %d wanted elsewhere", i);
+			CHECK(claim.to.port == 80 && claim.to.ip[0] == 10 && claim.to.ip[1] == 99 && claim.to.ip[3] == 1 + i % 250,
+			      "connection %d wanted elsewhere", i);
+			CHECK(claim.uid == getuid() && claim.cgroup, "connection %d: uid %u, cgroup %llu", i, claim.uid,
+			      (unsigned long long)claim.cgroup);
 		}
 		close(s);
 	}

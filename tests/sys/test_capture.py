@@ -252,7 +252,7 @@ def test_agent_away(cell, away):
     assert app.ask(direct.where) == ("caught", direct.where)
     assert ("3 let through" if away == "open" else "3 refused") in means(a)["detail"], means(a)
     a.stop()  # in good order: what fails open is gone altogether, what fails closed stays
-    assert os.path.isdir(cell.pin + "/capture-v1") == (away == "closed")
+    assert os.path.isdir(cell.pin + "/capture-v2") == (away == "closed")
     if away == "open":
         assert app.ask(direct.where)[0] == "direct"
     else:
@@ -341,7 +341,7 @@ def test_configuration_changes(cell):
     b.start()
     b.stop()
     assert app.ask(direct.where)[0] == "direct"
-    assert not os.path.exists(cell.pin + "/capture-v1"), "the last rule takes everything with it"
+    assert not os.path.exists(cell.pin + "/capture-v2"), "the last rule takes everything with it"
 
 
 # ---- all at once
@@ -581,7 +581,7 @@ def test_older_pins_go(cell):
     cell.backend("one", address=cell.address(VIP))
     os.makedirs(cell.pin + "/capture-v0")
     cell.agent(cell.capture("anywhere"))
-    assert sorted(os.listdir(cell.pin)) == ["capture-v1"]
+    assert sorted(os.listdir(cell.pin)) == ["capture-v2"]
 
 
 # ---- applications

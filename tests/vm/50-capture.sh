@@ -85,6 +85,6 @@ is "another port" 7 "$(on one curl -sS --max-time 10 http://10.88.3.1:7011/ 2>/d
 ctl one kernel -o json | tr -d '\n' | sed 's/}/}\n/g' | grep -E '"name": "(capture|steer)"'
 kill $pid
 wait $pid || fail "the agent ended with status $?"
-is "the closed rule stays" yes "$([ -d /sys/fs/bpf/test-capture/capture-v1 ] && echo yes)"
+is "the closed rule stays" yes "$([ -d /sys/fs/bpf/test-capture/capture-v2 ] && echo yes)"
 rm -r /sys/fs/bpf/test-capture
 is "removed by hand" "direct $vip 80" "$(app http://$vip/)"

@@ -7,6 +7,7 @@
 #include "chain/daemon.h"
 #include "config/config.h"
 #include "net/sock.h"
+#include "obs/logging.h"
 #include "policy/policy.h"
 #include <getopt.h>
 #include <signal.h>
@@ -245,8 +246,10 @@ static void serve(struct program *p, int sfd)
 	while (!daemon_drained(p->d)) {
 		struct epoll_event ev;
 
-		if (tick_due())
+		if (tick_due()) {
 			kernel_tick(&p->d->kernel);
+			logging_tick();
+		}
 		if (epoll_wait(ep, &ev, 1, TICK_MS) < 1)
 			continue;
 		if (ev.data.fd == kfd)
@@ -326,9 +329,7 @@ int main(int argc, char **argv)
 	if (o.check) {
 		r = check(cfg, o.config);
 	} else {
-		log_init(STDERR_FILENO, (enum log_format)cfg->log_format, (enum log_level)cfg->log_level);
-		if (o.level)
-			(void)log_level_set("all", o.level);
+		logging_start(cfg, o.level);
 		r = run(cfg);
 	}
 	config_free(cfg);

@@ -1,55 +1,37 @@
 /*
  * Log lines.
  *
- * A line is composed in a stack buffer and leaves with one write(2): lines of several threads never mix, no lock is held,
- * and nothing is allocated. It stays below PIPE_BUF (4096), so that this holds for pipes too. When the reader is gone or slow
- * and the descriptor non-blocking, the line is lost: logging must not stop the daemon.
+ * A line is composed in a stack buffer and leaves as one piece (log_out.c): lines of several threads never mix, and nothing is allocated.
+ * It stays below PIPE_BUF (4096), so that this holds for pipes too. When the reader is gone or slow, lines are lost and counted: logging
+ * must not stop the daemon.
  *
  *   text     2026-01-02T03:04:05.678Z info  chain  message
- *   json     {"time":"2026-01-02T03:04:05.678Z","level":"info","area":"chain","message":"..."}
- *   journal  <6>chain: message
+ *   json     {"time":"2026-01-02T03:04:05.678Z","level":"info","area":"chain","conn":17,"message":"..."}
+ *   journal  PRIORITY=6, ADIT_AREA=chain, ADIT_CONN=17, MESSAGE=message; or, if the journal's socket is not there: <6>chain: message
  *
  * A message is one line whatever is in it: control bytes (a peer's text that nobody quoted) are escaped, so that nobody can
  * forge a line or move the cursor of a terminal. Text that is too long ends in "...".
  */
-#include "base/log.h"
+#include "base/log_int.h"
 #include "base/text.h"
 
 #include <errno.h>
 #include <stdarg.h>
-#include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 #include <time.h>
-#include <unistd.h>
 
 #define LOG_MESSAGE_MAX 2048 /* bytes, before escaping */
-#define LOG_LINE_MAX	4096 /* bytes; PIPE_BUF */
 
-_Atomic uint8_t log_levels[LA_AREAS] = {[0 ... LA_AREAS - 1] = LOG_INFO};
-
-static int log_fd = STDERR_FILENO;
 static enum log_format log_form = LOG_TEXT;
 
-static const char *const level_str[LOG_LEVELS] = {
-	[LOG_ERR] = "error",
-	[LOG_WARN] = "warn",
-	[LOG_INFO] = "info",
-	[LOG_DBG] = "debug",
-};
 static const uint8_t level_priority[LOG_LEVELS] = {[LOG_ERR] = 3, [LOG_WARN] = 4, [LOG_INFO] = 6, [LOG_DBG] = 7};
-
-static const char *const area_str[LA_AREAS] = {
-	[LA_MAIN] = "main",	[LA_CONFIG] = "config", [LA_ADMIN] = "admin", [LA_CHAIN] = "chain",
-	[LA_TUNNEL] = "tunnel", [LA_TLS] = "tls",	[LA_NET] = "net",
-};
 
 void log_init(int fd, enum log_format format, enum log_level level)
 {
-	log_fd = fd;
+	log_out_init(fd);
 	log_form = format;
-	for (unsigned int i = 0; i < LA_AREAS; i++)
-		atomic_store_explicit(&log_levels[i], (uint8_t)level, memory_order_relaxed);
+	log_level_init(level);
 }
 
 /* Return: bytes of the character at s that can be shown as they are; 0: the byte must be escaped. */
@@ -118,79 +100,119 @@ static size_t time_write(char *out, size_t max)
 				tm.tm_mday, tm.tm_hour, tm.tm_min, tm.tm_sec, (int)(now.tv_nsec / 1000000));
 }
 
-void log_write(enum log_level level, enum log_area area, const char *fmt, ...)
+/* what is in front of the message. Return: its length; *ret_tail: what comes behind */
+static size_t head(char *line, size_t max, enum log_level level, enum log_area area, const struct log_about *a, const char **ret_tail)
 {
-	char message[LOG_MESSAGE_MAX], line[LOG_LINE_MAX], when[64];
-	const char *tail = "\n";
-	int saved = errno, n;
-	size_t len, at = 0;
-	va_list ap;
+	char when[64], quoted[256];
+	size_t at = 0;
 	bool all;
 
-	va_start(ap, fmt);
-	n = vsnprintf(message, sizeof(message), fmt, ap);
-	va_end(ap);
-	if (n < 0)
-		n = snprintf(message, sizeof(message), "%s", fmt);
-	len = (size_t)n < sizeof(message) ? (size_t)n : sizeof(message) - 1;
-
+	*ret_tail = "\n";
 	if (log_form != LOG_JOURNAL)
 		time_write(when, sizeof(when));
 	switch (log_form) {
 	case LOG_TEXT:
-		at = (size_t)snprintf(line, sizeof(line), "%s %-5s %-6s ", when, log_level_str(level),
-				      log_area_str(area));
-		break;
+		return (size_t)snprintf(line, max, "%s %-5s %-6s ", when, log_level_str(level), log_area_str(area));
 	case LOG_JSON:
-		at = (size_t)snprintf(line, sizeof(line),
-				      "{\"time\":\"%s\",\"level\":\"%s\",\"area\":\"%s\",\"message\":\"", when,
-				      log_level_str(level), log_area_str(area));
-		tail = "\"}\n";
-		break;
+		at = (size_t)snprintf(line, max, "{\"time\":\"%s\",\"level\":\"%s\",\"area\":\"%s\",", when, log_level_str(level),
+				      log_area_str(area));
+		if (a && a->conn)
+			at += (size_t)snprintf(line + at, max - at, "\"conn\":%llu,", (unsigned long long)a->conn);
+		if (a && a->tunnel)
+			at += (size_t)snprintf(line + at, max - at, "\"tunnel\":%u,", a->tunnel);
+		if (a && a->peer) {
+			quoted[compose(quoted, sizeof(quoted) - 1, a->peer, strlen(a->peer), ESC_JSON, &all)] = '\0';
+			at += (size_t)snprintf(line + at, max - at, "\"peer\":\"%s\",", quoted);
+		}
+		*ret_tail = "\"}\n";
+		return at + (size_t)snprintf(line + at, max - at, "\"message\":\"");
 	case LOG_JOURNAL:
-		at = (size_t)snprintf(line, sizeof(line), "<%d>%s: ", level_priority[level], log_area_str(area));
 		break;
 	}
-	at += compose(line + at, sizeof(line) - at - sizeof("...\"}\n"), message, len,
-		      log_form == LOG_JSON ? ESC_JSON : ESC_TEXT, &all);
+	return (size_t)snprintf(line, max, "<%d>%s: ", level_priority[level], log_area_str(area));
+}
+
+/* Return: false when the journal is not there */
+static bool journal(enum log_level level, enum log_area area, const struct log_about *a, const char *message, size_t n, bool cut)
+{
+	char line[LOG_LINE_MAX];
+	size_t at = (size_t)snprintf(line, sizeof(line), "PRIORITY=%d\nSYSLOG_IDENTIFIER=aditd\nADIT_AREA=%s\n", level_priority[level],
+				     log_area_str(area));
+	bool all;
+
+	if (a && a->conn)
+		at += (size_t)snprintf(line + at, sizeof(line) - at, "ADIT_CONN=%llu\n", (unsigned long long)a->conn);
+	if (a && a->tunnel)
+		at += (size_t)snprintf(line + at, sizeof(line) - at, "ADIT_TUNNEL=%u\n", a->tunnel);
+	if (a && a->peer) {
+		at += (size_t)snprintf(line + at, sizeof(line) - at, "ADIT_PEER=");
+		at += compose(line + at, 256, a->peer, strlen(a->peer), ESC_TEXT, &all);
+		line[at++] = '\n';
+	}
+	at += (size_t)snprintf(line + at, sizeof(line) - at, "MESSAGE=%s: ", log_area_str(area));
+	at += compose(line + at, sizeof(line) - at - sizeof("...\n"), message, n, ESC_TEXT, &all);
+	at += (size_t)snprintf(line + at, sizeof(line) - at, "%s\n", all && !cut ? "" : "...");
+	return log_out_journal(line, at);
+}
+
+static void lost_say(uint64_t n)
+{
+	if (n)
+		log_write(LOG_WARN, LA_MAIN, "%llu log lines were lost: whoever reads the log was too slow", (unsigned long long)n);
+}
+
+static void write_about(enum log_level level, enum log_area area, const struct log_about *a, const char *fmt, va_list ap)
+{
+	char message[LOG_MESSAGE_MAX], line[LOG_LINE_MAX];
+	int saved = errno, n = vsnprintf(message, sizeof(message), fmt, ap);
+	const char *tail;
+	size_t len, at;
+	bool all;
+
+	if (n < 0)
+		n = snprintf(message, sizeof(message), "%s", fmt);
+	len = (size_t)n < sizeof(message) ? (size_t)n : sizeof(message) - 1;
+	if (log_form == LOG_JOURNAL && journal(level, area, a, message, len, len < (size_t)n)) {
+		errno = saved;
+		return;
+	}
+	at = head(line, sizeof(line), level, area, a, &tail);
+	at += compose(line + at, sizeof(line) - at - sizeof("...\"}\n"), message, len, log_form == LOG_JSON ? ESC_JSON : ESC_TEXT, &all);
 	if (!all || len < (size_t)n) {
 		memcpy(line + at, "...", 3);
 		at += 3;
 	}
 	memcpy(line + at, tail, strlen(tail));
 	at += strlen(tail);
-
-	while (write(log_fd, line, at) < 0 && errno == EINTR)
-		;
+	lost_say(log_out(line, at));
 	errno = saved;
 }
 
-bool log_rate_ok(struct log_rate *r, uint64_t now_ms, uint32_t every_ms, uint32_t *ret_held)
+void log_write(enum log_level level, enum log_area area, const char *fmt, ...)
 {
-	if (now_ms < r->next_ms) {
-		if (r->held < UINT32_MAX)
-			r->held++;
-		return false;
-	}
-	r->next_ms = now_ms + every_ms;
-	*ret_held = r->held;
-	r->held = 0;
-	return true;
+	va_list ap;
+
+	va_start(ap, fmt);
+	write_about(level, area, NULL, fmt, ap);
+	va_end(ap);
+}
+
+void log_write_about(enum log_level level, enum log_area area, const struct log_about *about, const char *fmt, ...)
+{
+	va_list ap;
+
+	va_start(ap, fmt);
+	write_about(level, area, about, fmt, ap);
+	va_end(ap);
+}
+
+void log_tick(uint64_t now_ms)
+{
+	log_level_tick(now_ms);
+	lost_say(log_out_flush());
 }
 
 /* "abc" or "ab"...: the dots are outside, so they cannot be the peer's */
-bool log_rate_text(struct log_rate *r, uint64_t now_ms, uint32_t every_ms, char ret_more[LOG_MORE])
-{
-	uint32_t held;
-
-	ret_more[0] = '\0';
-	if (!log_rate_ok(r, now_ms, every_ms, &held))
-		return false;
-	if (held)
-		snprintf(ret_more, LOG_MORE, " (%u more since the last line)", held);
-	return true;
-}
-
 char *log_quote(char *out, size_t n, const void *text, size_t len)
 {
 	size_t at;
@@ -207,35 +229,4 @@ char *log_quote(char *out, size_t n, const void *text, size_t len)
 	out[0] = '"';
 	memcpy(out + at, all ? "\"" : "\"...", all ? 2 : 5);
 	return out;
-}
-
-const char *log_level_str(enum log_level l)
-{
-	return (unsigned int)l < LOG_LEVELS ? level_str[l] : "?";
-}
-
-const char *log_area_str(enum log_area a)
-{
-	return (unsigned int)a < LA_AREAS ? area_str[a] : "?";
-}
-
-static int find(const char *const *names, unsigned int n, const char *name)
-{
-	for (unsigned int i = 0; i < n; i++)
-		if (strcmp(names[i], name) == 0)
-			return (int)i;
-	return -EINVAL;
-}
-
-int log_level_set(const char *area, const char *level)
-{
-	int l = find(level_str, LOG_LEVELS, level), a = find(area_str, LA_AREAS, area);
-	bool every = strcmp(area, "all") == 0;
-
-	if (l < 0 || (a < 0 && !every))
-		return -EINVAL;
-	for (int i = 0; i < LA_AREAS; i++)
-		if (every || i == a)
-			atomic_store_explicit(&log_levels[i], (uint8_t)l, memory_order_relaxed);
-	return 0;
 }

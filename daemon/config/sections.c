@@ -219,7 +219,7 @@ static const struct table admin_table = {.fields = admin_fields};
 /* ---- log, access_log ---- */
 
 static const char *const log_levels_known[] = {"error", "warn", "info", "debug", NULL};
-static const char *const log_formats[] = {"text", "json", "journal", NULL};
+static const char *const log_formats[] = {"text", "json", "journal", "auto", NULL};
 static const char *const access_formats[] = {"native", "ztunnel", "envoy", NULL};
 static const char *const movers[] = {"auto", "relay", NULL};
 
@@ -234,8 +234,31 @@ static int level_read(struct build *b, const struct tree_node *n, const struct w
 	return r;
 }
 
+/* {AREA: LEVEL, ...} */
+static int log_areas_read(struct build *b, const struct tree_node *n, const struct where *w, void *base)
+{
+	struct config *c = base;
+
+	if (n->kind != TREE_MAP)
+		return say_at(b->err, n, w, "want AREA: LEVEL, for instance {tunnel: debug}, not %s", tree_kind_str(n));
+	for (const struct tree_entry *e = n->first; e; e = e->next) {
+		const struct where in = {.up = w, .key = e->key->text};
+		int area = log_area_find(e->key->text), r;
+		uint32_t level;
+
+		if (area < 0)
+			return say_at(b->err, e->key, &in, "unknown area; there are: main, config, admin, chain, tunnel, tls, net");
+		r = value_enum(b, e->value, &in, log_levels_known, &level);
+		if (r < 0)
+			return r;
+		c->log_areas[area] = (uint8_t)level;
+	}
+	return 0;
+}
+
 static const struct field log_fields[] = {
 	{.key = "level", .kind = F_CALL, .call = level_read},
+	{.key = "areas", .kind = F_CALL, .call = log_areas_read, .may_be_empty = true},
 	{.key = "format", .kind = F_ENUM, .off = offsetof(struct config, log_format), .names = log_formats},
 	{.key = NULL},
 };
@@ -459,6 +482,8 @@ int root_read(struct build *b)
 	c->admin_socket = "/run/adit/admin.sock";
 	c->admin_mode = 0660;
 	c->log_level = LOG_INFO;
+	c->log_format = CFG_LOG_AUTO;
+	memset(c->log_areas, UINT8_MAX, sizeof(c->log_areas));
 	node_preset(&c->node);
 	kernel_preset(&c->kernel);
 	limits_preset(&c->limits);
@@ -466,6 +491,9 @@ int root_read(struct build *b)
 	r = schema_read(b, &root_table, 0, b->root, NULL, c);
 	if (r < 0)
 		return r;
+	for (uint32_t i = 0; i < LA_AREAS; i++)
+		if (c->log_areas[i] == UINT8_MAX)
+			c->log_areas[i] = c->log_level;
 	r = node_finish(b);
 	return r < 0 ? r : limits_finish(b);
 }

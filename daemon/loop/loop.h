@@ -9,6 +9,7 @@
  */
 #pragma once
 #include "base/hist.h"
+#include "base/log.h"
 #include "base/ring.h"
 #include "base/stats.h"
 #include "base/timer.h"
@@ -81,6 +82,7 @@ struct loop {
 	void (*dispatch)(void *owner, union ev_ref ref, uint32_t events);
 	struct stats stats;
 	struct hist hist[LOOP_HISTS];
+	struct log_rates logs;	  /* of lines that others can provoke: log_kind() */
 };
 
 int loop_init(struct loop *l, uint32_t worker, const struct config *cfg, void *owner,

@@ -4,6 +4,7 @@
  * to a listener or cluster is a pointer. Times are milliseconds, sizes are bytes, 0 means "off" unless said otherwise.
  */
 #pragma once
+#include "base/log.h"
 #include "model/addr.h"
 #include <stdbool.h>
 #include <stddef.h>
@@ -201,7 +202,7 @@ struct cfg_cluster {
 };
 
 /* ---- the rest ---- */
-enum cfg_log_format { CFG_LOG_TEXT, CFG_LOG_JSON, CFG_LOG_JOURNAL };
+enum cfg_log_format { CFG_LOG_TEXT, CFG_LOG_JSON, CFG_LOG_JOURNAL, CFG_LOG_AUTO /* journal if stderr is, else text */ };
 enum cfg_access_format { ACCESS_NATIVE, ACCESS_ZTUNNEL, ACCESS_ENVOY };
 enum cfg_mover { MOVER_AUTO, MOVER_RELAY };
 
@@ -276,6 +277,7 @@ struct config {
 	struct addr metrics;	  /* TCP address of /metrics and /healthz; AF_UNSPEC: none */
 	enum cfg_log_format log_format;
 	uint8_t log_level;	  /* enum log_level */
+	uint8_t log_areas[LA_AREAS]; /* enum log_level, each; log_level where nothing else is said */
 	struct cfg_access_log access_log;
 	struct cfg_limits limits;
 	struct cfg_timeouts timeouts;

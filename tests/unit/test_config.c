@@ -62,13 +62,26 @@ static void nothing_is_a_configuration_of_defaults(void **state)
 		assert_string_equal(c->admin_socket, "/run/adit/admin.sock");
 		assert_int_equal(c->admin_mode, 0660);
 		assert_int_equal(c->metrics.family, AF_UNSPEC);
-		assert_int_equal(c->log_format, CFG_LOG_TEXT);
+		assert_int_equal(c->log_format, CFG_LOG_AUTO);
 		assert_int_equal(c->log_level, LOG_INFO);
 		assert_false(c->access_log.enabled);
 		assert_int_equal(c->n_identities + c->n_listeners + c->n_clusters + c->n_endpoints, 0);
 		config_free(c);
 	}
 	config_free(NULL);
+}
+
+static void log_levels_are_per_area(void **state)
+{
+	struct config *c = good("log: {level: warn, areas: {tunnel: debug, tls: error}, format: auto}\n");
+
+	(void)state;
+	for (int a = 0; a < LA_AREAS; a++)
+		assert_int_equal(c->log_areas[a], a == LA_TUNNEL ? LOG_DBG : a == LA_TLS ? LOG_ERR : LOG_WARN);
+	config_free(c);
+	c = good("log: {areas: {}}\n");
+	assert_int_equal(c->log_areas[LA_MAIN], LOG_INFO);
+	config_free(c);
 }
 
 static void limits_and_timeouts_have_the_documented_defaults(void **state)
@@ -572,6 +585,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(nothing_is_a_configuration_of_defaults),
+		cmocka_unit_test(log_levels_are_per_area),
 		cmocka_unit_test(limits_and_timeouts_have_the_documented_defaults),
 		cmocka_unit_test(node_takes_every_key),
 		cmocka_unit_test(flat_sections_take_every_key),

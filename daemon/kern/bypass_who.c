@@ -7,12 +7,10 @@
  * is never used again, so paths are kept; programs are looked up each time, since process ids are used again.
  */
 #include "kern/bypass_int.h"
+#include "kern/place.h"
 #include "base/clean.h"
-#include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
-
-#define FILEID_KERNFS 0xfe /* include/linux/exportfs.h */
 
 int who_init(struct who *w, int cgroup_root, const char *root, bool proc)
 {
@@ -36,29 +34,6 @@ bool who_below(const char *path, const char *top)
 	return !strncmp(path, top, n) && (!path[n] || path[n] == '/');
 }
 
-/* the path of a cgroup below the mount, as bytes in @path; false: it is gone, or not below our mount */
-static bool cgroup_path(const struct who *w, uint64_t id, char *path, size_t size)
-{
-	struct {
-		struct file_handle h;
-		uint64_t id;
-	} handle = {.h = {.handle_bytes = sizeof(id), .handle_type = FILEID_KERNFS}};
-	char link[32];
-	ssize_t n;
-
-	memcpy(handle.h.f_handle, &id, sizeof(id));
-	AUTO_FD fd = open_by_handle_at(w->cgroup_root, &handle.h, O_PATH | O_CLOEXEC);
-	if (fd < 0)
-		return false;
-	snprintf(link, sizeof(link), "/proc/self/fd/%d", fd);
-	n = readlink(link, path, size - 1);
-	if (n < (ssize_t)w->root_len)
-		return false;
-	path[n] = '\0';
-	memmove(path, path + w->root_len, (size_t)n - w->root_len + 1);
-	return true;
-}
-
 static bool in_cgroup(struct who *w, const struct cfg_who *c, uint64_t id)
 {
 	struct who_path *p = &w->path[id % ARRAY_LEN(w->path)];
@@ -73,7 +48,7 @@ static bool in_cgroup(struct who *w, const struct cfg_who *c, uint64_t id)
 	if (p->id == id && p->path) {
 		snprintf(path, sizeof(path), "%s", p->path);
 		ok = true;
-	} else if (cgroup_path(w, id, path, sizeof(path))) {
+	} else if (place_cgroup_path(w->cgroup_root, w->root_len, id, path, sizeof(path)) == 0) {
 		free(p->path);
 		p->path = strdup(path);
 		p->id = id;

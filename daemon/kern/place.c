@@ -17,6 +17,7 @@
 #include <sys/vfs.h>
 
 #define BPFFS_MAGIC   0xcafe4a11u /* linux/magic.h */
+#define FILEID_KERNFS 0xfe	  /* include/linux/exportfs.h */
 #define PATH_LEN      512
 #define LOCK_PAUSE_MS 10
 #define LOCK_TRIES    500
@@ -57,6 +58,33 @@ int place_cgroup(const char *below, uint64_t *ret_root, struct err *reterr)
 		return err_set(reterr, -errno, "cgroup %s: %s", path, strerror(errno));
 	*ret_root = place_cgroup_id(top);
 	return fd_take(&at);
+}
+
+int place_cgroup_path(int root, size_t root_len, uint64_t id, char *path, size_t size)
+{
+	struct {
+		struct file_handle h;
+		uint64_t id;
+	} handle = {.h = {.handle_bytes = sizeof(id), .handle_type = FILEID_KERNFS}};
+	static const char gone[] = " (deleted)";
+	char link[32];
+	ssize_t n;
+
+	memcpy(handle.h.f_handle, &id, sizeof(id));
+	AUTO_FD fd = open_by_handle_at(root, &handle.h, O_PATH | O_CLOEXEC);
+	if (fd < 0)
+		return -errno;
+	snprintf(link, sizeof(link), "/proc/self/fd/%d", fd);
+	n = readlink(link, path, size - 1);
+	if (n < 0)
+		return -errno;
+	if ((size_t)n < root_len || (size_t)n == size - 1)
+		return -ESTALE;
+	path[n] = '\0';
+	if ((size_t)n >= sizeof(gone) && !strcmp(path + n - (sizeof(gone) - 1), gone)) /* between the two */
+		return -ESTALE;
+	memmove(path, path + root_len, (size_t)n - root_len + 1);
+	return 0;
 }
 
 int place_cgroup_own(struct err *reterr)

@@ -2,6 +2,7 @@
 #pragma once
 #include "base/err.h"
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 /**
@@ -14,6 +15,11 @@ int place_cgroup(const char *below, uint64_t *ret_root, struct err *reterr);
 int place_cgroup_own(struct err *reterr);
 /** place_cgroup_id() - as in struct bpf_link_info and bpf_get_current_cgroup_id(). Return: 0: none. */
 uint64_t place_cgroup_id(int fd);
+/**
+ * place_cgroup_path() - the path of cgroup @id below the mount @root, whose own path has @root_len bytes, into @path; "" for the top
+ * Needs CAP_DAC_READ_SEARCH. Any thread. Return: 0, -ESTALE: it was removed, or not below our mount; -EPERM, or another -errno.
+ */
+int place_cgroup_path(int root, size_t root_len, uint64_t id, char *path, size_t size);
 /**
  * place_pins() - open the folder @pin in a bpffs, made if it is not there and @make, and lock it
  * Closing the descriptor gives up the lock. Return: descriptor, -ENOENT, or -errno with a sentence.

@@ -6,8 +6,11 @@
 #include <cmocka.h>
 #include <errno.h>
 #include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
 
 #include "kern/capture.h"
+#include "kern/cgroups.h"
 #include "kern/nets.h"
 #include "kern/steer.h"
 #include "oom/oom.h"
@@ -32,6 +35,27 @@ static void nets_survive(void **state)
 {
 	(void)state;
 	assert_true(oom_sweep(nets_once) >= 3);
+}
+
+/* a path that cannot be remembered is not known */
+static void cgroup_once(void)
+{
+	struct cgroups g;
+	struct stat st;
+	const char *path;
+	struct err e = {""};
+
+	if (cgroups_init(&g, &e) < 0 || fstat(g.root, &st)) /* no cgroup2, or stdio had no memory */
+		return;
+	path = cgroups_path(&g, st.st_ino);
+	assert_true(path ? !strcmp(path, "/") : oom_struck());
+	cgroups_finish(&g);
+}
+
+static void cgroups_survive(void **state)
+{
+	(void)state;
+	(void)oom_sweep(cgroup_once);
 }
 
 static int no_fd(void *arg, uint32_t i, uint32_t w)
@@ -72,7 +96,7 @@ static void idle_survives(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(nets_survive),
+		cmocka_unit_test(nets_survive), cmocka_unit_test(cgroups_survive),
 		cmocka_unit_test(idle_survives),
 	};
 

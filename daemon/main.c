@@ -150,7 +150,7 @@ static int check(const struct config *cfg, const char *file)
 		}
 		if (warn.msg[0])
 			fprintf(stderr, "%s: warning: %s\n", file, warn.msg);
-		tls_ctx_destroy(t);
+		tls_ctx_put(t);
 	}
 	printf("%s: ok: %u listeners, %u clusters, %u identities, %u policies", file, cfg->n_listeners, cfg->n_clusters, cfg->n_identities,
 	       cfg->n_policies);

@@ -188,7 +188,7 @@ void daemon_destroy(struct daemon *d)
 	for (uint32_t i = 0; d->workers && i < d->n_workers; i++)
 		access_ring_finish(&d->workers[i].access);
 	for (uint32_t i = 0; d->tls && i < d->cfg->n_identities; i++)
-		tls_ctx_destroy(d->tls[i]);
+		tls_ctx_put(d->tls[i]);
 	kernel_finish(&d->kernel, !d->draining);
 	free(d->tls);
 	free(d->workers);

@@ -398,12 +398,14 @@ static int pem_check(struct build *b, const struct tree_node *n, const struct wh
 PEM_FIELD(certificate)
 PEM_FIELD(key)
 PEM_FIELD(ca)
+PEM_FIELD(crl)
 
 static const struct field identity_fields[] = {
 	{.key = "name", .kind = F_KNOWN, .required = true},
 	{.key = "certificate", .kind = F_CALL, .call = certificate_read, .required = true},
 	{.key = "key", .kind = F_CALL, .call = key_read, .required = true},
 	{.key = "ca", .kind = F_CALL, .call = ca_read, .required = true},
+	{.key = "crl", .kind = F_CALL, .call = crl_read},
 	{.key = "trust_domain", .kind = F_CALL, .call = trust_domain_read},
 	{.key = "ciphers", .kind = F_CALL, .call = ciphers_read},
 	{.key = NULL},

@@ -41,6 +41,7 @@ struct cfg_node {
 struct cfg_identity {
 	const char *name;
 	const char *certificate, *key, *ca; /* file names, PEM */
+	const char *crl;		    /* revocation lists of these CAs, PEM; NULL: none */
 	const char *trust_domain;	    /* peers must be in it unless a listener or cluster lists ids */
 	const char *ciphers;		    /* TLS 1.3 suites, colon-separated; default AES-128-GCM, then AES-256-GCM */
 };

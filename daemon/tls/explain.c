@@ -14,7 +14,6 @@
 
 #include "base/clean.h"
 #include "base/log.h"
-#include "base/text.h"
 #include "tls/ctx.h"
 #include <stdio.h>
 #include <string.h>
@@ -74,26 +73,6 @@ int tls_verify_note(int ok, struct WOLFSSL_X509_STORE_CTX *store)
 	}
 	wc_FreeDecodedCert(&c);
 	return ok;
-}
-
-char *tls_subjects(const char *file)
-{
-	WOLFSSL_BIO *in = wolfSSL_BIO_new_file(file, "r");
-	struct text out = { 0 };
-	char line[256], q[NAME_MAX_];
-	WOLFSSL_X509 *x;
-
-	while (in && (x = wolfSSL_PEM_read_bio_X509(in, NULL, NULL, NULL))) {
-		if (wolfSSL_X509_NAME_oneline(wolfSSL_X509_get_subject_name(x), line, sizeof(line)) && out.len < 2 * NAME_MAX_)
-			text_addf(&out, "%s%s", out.len ? ", " : "", log_quote(q, sizeof(q), line, strlen(line)));
-		wolfSSL_X509_free(x);
-	}
-	if (in)
-		wolfSSL_BIO_free(in);
-	if (text_ok(&out) && out.len)
-		return out.s;
-	text_finish(&out);
-	return NULL;
 }
 
 char *tls_ago(int64_t seconds, char out[TLS_AGO])
@@ -262,8 +241,11 @@ static int explain(struct WOLFSSL *ssl, int ret, const struct tls_ctx *t, const 
 	case ASN_SIG_CONFIRM_E:
 	case ASN_SELF_SIGNED_E:
 		return no_signer(t, reterr);
-	case CRL_CERT_REVOKED:
-		return err_set(reterr, -EACCES, "peer's certificate, %s, is revoked: it is on our CRL", noted.who);
+	case VERIFY_CERT_ERROR: /* what our own look at it says */
+		return err_set(reterr, -EACCES, "peer's chain is longer than %u certificates or %u bytes", TLS_CHAIN_CERTS, TLS_CHAIN_MAX);
+	case EXTKEYUSE_AUTH_E:
+		return err_set(reterr, -EACCES, "peer's certificate has an extended key usage for one side only: an agent's has serverAuth "
+						"and clientAuth");
 	case NO_PEER_CERT:
 		return err_set(reterr, -EACCES, "peer sent no certificate: is it an agent, or is a TLS proxy in between?");
 	case UNKNOWN_ALPN_PROTOCOL_NAME_E:

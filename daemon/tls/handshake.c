@@ -45,11 +45,12 @@ int rec_open(struct rec *r, struct loop *l, int fd, struct tls_ctx *tls, bool se
 	r->writable = r->readable = true;
 	if (tls) {
 		r->keys = calloc(1, sizeof(*r->keys));
-		r->ssl = r->keys ? tls_session(tls, server, fd, sni, &r->frames) : NULL;
+		r->ssl = r->keys ? tls_session(tls, server, fd, sni, &r->frames, &r->chain) : NULL;
 		if (!r->ssl) {
 			free(TAKE(r->keys));
 			return -ENOMEM;
 		}
+		(void)tls_ctx_get(tls);
 #if !ADIT_WOLFSSL_PACKAGED
 		wolfSSL_set_tls13_secret_cb(r->ssl, secret_taken, r);
 #endif
@@ -167,9 +168,9 @@ int rec_handshake(struct rec *r, const char *const *ids, uint32_t n_ids, struct 
 	}
 	ret = keys_take(r, reterr);
 	if (ret == 0) {
-		ret = tls_peer_check(r->ssl, r->tls, ids, n_ids, ret_peer, reterr);
+		ret = tls_peer_check(r->ssl, r->tls, r->chain, ids, n_ids, ret_peer, reterr);
 		if (ret < 0) /* its own log should say why, too */
-			rec_alert(r, ALERT_FATAL, ALERT_ACCESS_DENIED);
+			rec_alert(r, ALERT_FATAL, ret == -EKEYREVOKED ? ALERT_CERTIFICATE_REVOKED : ALERT_ACCESS_DENIED);
 		else
 			kernel_takes_over(r);
 	}

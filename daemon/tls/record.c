@@ -380,6 +380,8 @@ void rec_close(struct rec *r, bool orderly)
 	buf_finish(&r->part);
 	buf_finish(&r->pend);
 	pipe_put(r->loop, TAKE(r->out));
+	free(TAKE(r->chain));
+	tls_ctx_put(TAKE(r->tls));
 	close(r->fd);
 	r->fd = -1;
 }

@@ -43,7 +43,8 @@ struct rec {
 	uint8_t why;		 /* enum rec_why: why there is no ktls */
 	int why_tx, why_rx;	 /* -errno of the kernel's refusals */
 	struct WOLFSSL *ssl;	 /* during the handshake */
-	struct tls_ctx *tls;
+	struct tls_ctx *tls;	 /* a reference, until rec_close() */
+	struct tls_chain *chain; /* the peer's, once it has shown it; owned */
 	struct tls_frames frames; /* what wolfSSL read */
 	struct rec_keys *keys;	 /* NULL: no direction is `user` */
 	struct buf part;	 /* user: received, not yet a whole record */

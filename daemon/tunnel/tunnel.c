@@ -42,8 +42,10 @@ struct tunnel_who *tunnel_who_get(struct tunnel_who *w)
 
 void tunnel_who_put(struct tunnel_who *w)
 {
-	if (w && --w->refs == 0)
-		free(w);
+	if (!w || --w->refs)
+		return;
+	tls_ctx_put(w->own);
+	free(w);
 }
 
 bool tunnel_set_state(struct tunnel *t, enum tunnel_state to)
@@ -192,7 +194,8 @@ static struct tunnel *tunnel_new(struct tunnels *ts, int fd, bool server, const 
 		return NULL;
 	}
 	t->who->refs = 1;
-	t->who->own_id = tls ? tls_ctx_id(ts->tls[id - ts->l->cfg->identities]) : "";
+	t->who->own = tls ? tls_ctx_get(ts->tls[id - ts->l->cfg->identities]) : NULL;
+	t->who->own_id = tls ? tls_ctx_id(t->who->own) : "";
 	t->all = ts;
 	t->l = ts->l;
 	t->server = server;
@@ -202,8 +205,8 @@ static struct tunnel *tunnel_new(struct tunnels *ts, int fd, bool server, const 
 	t->timer.arg = t;
 	t->rec.fd = -1;
 	t->opened_us = t->l->now_us;
-	if (rec_open(&t->rec, t->l, fd, tls ? ts->tls[id - t->l->cfg->identities] : NULL, server, sni) < 0) {
-		free(t->who);
+	if (rec_open(&t->rec, t->l, fd, t->who->own, server, sni) < 0) {
+		tunnel_who_put(t->who);
 		slab_free(&ts->slab, t);
 		return NULL;
 	}
@@ -294,7 +297,7 @@ static void handshake(struct tunnel *t)
 
 	if (r == -EAGAIN)
 		return;
-	if (r == -EACCES && t->who->tls.id[0])
+	if ((r == -EACCES || r == -EKEYREVOKED) && t->who->tls.id[0])
 		identity_refused(t);
 	if (r < 0)
 		tunnel_close(t, r, t->why.msg);

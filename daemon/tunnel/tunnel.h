@@ -28,7 +28,8 @@ struct tunnel_who {
 	uint32_t refs;
 	uint32_t tunnel; /* number */
 	struct addr remote, local;
-	const char *own_id;  /* our SPIFFE id on it, "" without TLS; lives as long as the daemon */
+	struct tls_ctx *own; /* the context it was made with, a reference; NULL without TLS */
+	const char *own_id;  /* our SPIFFE id on it, "" without TLS; in own */
 	struct tls_peer tls; /* id "" without TLS */
 };
 struct tunnel_who *tunnel_who_get(struct tunnel_who *w);

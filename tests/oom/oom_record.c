@@ -212,7 +212,7 @@ static void ctx_once(void)
 		return;
 	}
 	assert_string_equal(tls_ctx_id(t), "spiffe://cluster.local/ns/adit/sa/node");
-	tls_ctx_destroy(t);
+	tls_ctx_put(t);
 }
 
 static void ctx_and_wolfssl_once(void)
@@ -250,7 +250,7 @@ static int teardown(void **state)
 {
 	spare_wolfssl = true;
 	for (int i = 0; i < 2; i++)
-		tls_ctx_destroy(ctx[i]);
+		tls_ctx_put(ctx[i]);
 	return record_teardown(state);
 }
 

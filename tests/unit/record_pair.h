@@ -119,7 +119,7 @@ static inline void two_close(struct two *t)
 {
 	for (int i = 0; i < 2; i++) {
 		rec_close(&t->r[i], false);
-		tls_ctx_destroy(t->ctx[i]);
+		tls_ctx_put(t->ctx[i]);
 	}
 	assert_int_equal(buffered(), 0);
 }

@@ -108,10 +108,10 @@ static void an_expired_certificate_is_refused(void **state)
 		fail_msg("%s", e.msg);
 	/* a clock that is wrong now may be put right */
 	assert_non_null(strstr(warn.msg, "expired"));
-	tls_ctx_destroy(t);
+	tls_ctx_put(t);
 	assert_int_equal(tls_ctx_create(&t, &soon, &warn, &e), 0);
 	assert_non_null(strstr(warn.msg, "clock"));
-	tls_ctx_destroy(t);
+	tls_ctx_put(t);
 }
 
 static void a_certificate_that_is_no_identity_is_refused(void **state)
@@ -222,8 +222,8 @@ static void identity_files_that_do_not_fit_are_named(void **state)
 	assert_string_equal(tls_ctx_id(t), "spiffe://cluster.local/ns/adit/sa/node");
 	assert_string_equal(tls_ctx_trust_domain(t), "cluster.local");
 	assert_string_equal(warn.msg, "");
-	tls_ctx_destroy(t);
-	tls_ctx_destroy(NULL);
+	tls_ctx_put(t);
+	tls_ctx_put(NULL);
 	assert_non_null(tls_library());
 }
 
@@ -260,7 +260,7 @@ static void alerts_say_what_is_wrong_with_ours(void **state)
 		if (!strstr(e.msg, i == 2 ? "our certificate is valid only in" : says[i]))
 			fail_msg("%s", e.msg);
 		assert_non_null(tls_ctx_ca_text(t));
-		tls_ctx_destroy(t);
+		tls_ctx_put(t);
 	}
 	for (int code = 0; code < 256; code++) {
 		assert_int_equal(tls_alert_explain(code, NULL, &e), -EACCES);

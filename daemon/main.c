@@ -6,6 +6,7 @@
 #include "base/log.h"
 #include "chain/daemon.h"
 #include "config/config.h"
+#include "control/notify.h"
 #include "net/sock.h"
 #include "obs/logging.h"
 #include "policy/policy.h"
@@ -32,6 +33,7 @@ struct options {
 struct program {
 	struct daemon *d;
 	struct admin *admin;
+	struct notify notify;
 	uint64_t drain_ms;
 };
 
@@ -182,12 +184,26 @@ static void drain(void *arg, uint64_t within_ms)
 
 static int check_text(void *arg, const char *name, const char *text, size_t n, struct err *reterr)
 {
+	struct program *p = arg;
 	struct config *c = NULL;
-	int r = text ? config_parse(name, text, n, &c, reterr) : config_load(name, &c, reterr);
+	int r;
 
-	(void)arg;
+	health_release(&p->d->health); /* it may take long, and touches nothing of ours */
+	r = text ? config_parse(name, text, n, &c, reterr) : config_load(name, &c, reterr);
+	health_hold(&p->d->health);
 	config_free(c);
 	return r;
+}
+
+/* the health thread's: the service manager hears of us only while everything turns */
+static uint64_t watch_health(void *arg)
+{
+	struct program *p = arg;
+	uint64_t tick = health_tick_ms(&p->d->health);
+
+	if (health_watch(p->d))
+		notify_watchdog(&p->notify);
+	return p->notify.watchdog_ms ? max_u64(min_u64(tick, p->notify.watchdog_ms / 2), 1) : tick;
 }
 
 /* Return: true to go on */
@@ -246,11 +262,17 @@ static void serve(struct program *p, int sfd)
 	while (!daemon_drained(p->d)) {
 		struct epoll_event ev;
 
+		int got;
+
+		health_main_beat(&p->d->health);
 		if (tick_due()) {
 			kernel_tick(&p->d->kernel);
 			logging_tick();
 		}
-		if (epoll_wait(ep, &ev, 1, TICK_MS) < 1)
+		health_release(&p->d->health);
+		got = epoll_wait(ep, &ev, 1, TICK_MS);
+		health_hold(&p->d->health);
+		if (got < 1)
 			continue;
 		if (ev.data.fd == kfd)
 			kernel_run(&p->d->kernel);
@@ -269,7 +291,7 @@ static void serve(struct program *p, int sfd)
 static int run(struct config *cfg)
 {
 	struct program p = { .drain_ms = cfg->timeouts.drain_ms };
-	struct admin_ops ops = { .drain = drain, .check = check_text, .arg = &p };
+	struct admin_ops ops = { .drain = drain, .check = check_text, .watch = watch_health, .arg = &p };
 	struct err e = { "" };
 	sigset_t set;
 	AUTO_FD sfd = -1;
@@ -284,7 +306,11 @@ static int run(struct config *cfg)
 	signal(SIGPIPE, SIG_IGN);
 	sfd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
 	raise_descriptors(cfg);
+	if (notify_open(&p.notify, &e) < 0)
+		log_warn(LA_MAIN, "%s; the service manager is told nothing", e.msg);
 	r = sfd < 0 ? err_set(&e, -errno, "signalfd: %s", strerror(errno)) : daemon_create(&p.d, cfg, &e);
+	if (r == 0)
+		health_hold(&p.d->health);
 	if (r == 0)
 		r = admin_start(&p.admin, p.d, cfg, &e);
 	if (r == 0) {
@@ -297,10 +323,15 @@ static int run(struct config *cfg)
 		log_info(LA_MAIN, "aditd %s ready: node %s, %u workers, wolfSSL %s", ADIT_VERSION, cfg->node.id, cfg->workers, tls_library());
 		if (!tls_library_tuned())
 			log_warn(LA_MAIN, "the packaged wolfSSL is many times slower than the tuned build: run make setup where it can be built");
+		notify_ready(&p.notify, "ready");
 		serve(&p, sfd);
+		notify_stopping(&p.notify);
 	}
+	if (p.d)
+		health_release(&p.d->health); /* or a scrape would hold up the next line */
 	admin_stop(p.admin);
 	daemon_destroy(p.d);
+	notify_close(&p.notify);
 	if (r == 0)
 		log_info(LA_MAIN, "ended");
 	return r < 0;

@@ -1,6 +1,7 @@
 /*
- * Answers people: the admin API on a UNIX socket, metrics and health on a TCP address. Everything runs on the main thread, when
- * its loop finds admin_fd() readable; nothing here blocks but inspect_*() orders to workers (a second at the most).
+ * Answers people: the admin API on a UNIX socket, by the main thread when its loop finds admin_fd() readable; nothing there blocks but
+ * inspect_*() orders to workers (a second at the most). Metrics and health on a TCP address are answered by a thread of their own, which
+ * also watches the others: never by a worker, and whatever the main thread is busy with.
  * Paths and JSON: docs/ADMIN-API.md.
  */
 #pragma once
@@ -17,12 +18,14 @@ struct daemon; /* chain/daemon.h */
  * @check:	judge a configuration: @text of @n bytes, called @name in messages; or, if @text is NULL, the file @name.
  *		Return: 0 or a negative errno with the sentence. (config_parse() and config_load(), which admin/ may not call:
  *		same layer.)
- * @arg:	first argument of both
+ * @watch:	called every now and then by the health thread, not the main one: look whether all is well. Return: ms until the next call.
+ * @arg:	first argument of all
  * A member that is NULL is answered with 501.
  */
 struct admin_ops {
 	void (*drain)(void *arg, uint64_t within_ms);
 	int (*check)(void *arg, const char *name, const char *text, size_t n, struct err *reterr);
+	uint64_t (*watch)(void *arg);
 	void *arg;
 };
 

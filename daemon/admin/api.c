@@ -15,7 +15,7 @@
 
 #define JSON_TYPE "application/json"
 
-static api_handler api_index, api_ready, api_live;
+static api_handler api_index;
 
 enum route_flag {
 	R_CHANGE = 1, /* changes something, or reads files with the daemon's rights: root or own user only */
@@ -52,7 +52,7 @@ static const struct route routes[] = {
 	{"GET", ADIT_API_METRICS, R_PUBLIC, NULL, api_metrics, "Prometheus metrics"},
 	{"GET", ADIT_API_METRICS_ISTIO, R_PUBLIC, NULL, api_metrics, "the same"},
 	{"GET", ADIT_API_READY, R_PUBLIC, NULL, api_ready, "200 when ready, 503 when starting or draining"},
-	{"GET", ADIT_API_LIVE, R_PUBLIC, NULL, api_live, "200 when the main thread answers"},
+	{"GET", ADIT_API_LIVE, R_PUBLIC, NULL, api_live, "200 while every worker turns, else 503"},
 };
 
 void api_fail(struct api_answer *ans, unsigned int status, const char *fmt, ...)
@@ -115,30 +115,6 @@ static void api_index(struct api *a, const struct api_req *req, struct api_answe
 	json_close(&j, ']');
 	json_close(&j, '}');
 	text_add(&ans->body, "\n");
-}
-
-/* Draining is told first, while connections are still served: load balancers look here and must go elsewhere in time. */
-static void api_ready(struct api *a, const struct api_req *req, struct api_answer *ans)
-{
-	struct status_row s = {0};
-
-	(void)req;
-	inspect_status(a->d, &s);
-	ans->type = "text/plain";
-	if (s.ready && !s.draining) {
-		text_add(&ans->body, "ready\n");
-		return;
-	}
-	ans->status = 503;
-	text_add(&ans->body, s.draining ? "draining\n" : "starting\n");
-}
-
-static void api_live(struct api *a, const struct api_req *req, struct api_answer *ans)
-{
-	(void)a;
-	(void)req;
-	ans->type = "text/plain";
-	text_add(&ans->body, "live\n");
 }
 
 static bool path_is(const struct route *r, const char *path)

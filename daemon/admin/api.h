@@ -6,6 +6,7 @@
 #include "admin/admin.h"
 #include "base/text.h"
 #include "chain/inspect.h"
+#include <stdatomic.h>
 #include <stdbool.h>
 
 #define API_ARGS     8u		/* query parameters; more are refused */
@@ -35,6 +36,7 @@ struct api_answer {
 struct api {
 	struct daemon *d;
 	struct admin_ops ops;
+	_Atomic bool ops_set; /* once it is, ops do not change: the health thread may look */
 };
 
 /** api_handle() - always fills @ret; body.failed when memory ran out (answer 500 without a body then) */
@@ -81,5 +83,8 @@ void api_put_tcp(struct json *j, const struct config *c, const struct conn_row *
 void api_add_kernel(struct text *t, struct daemon *d); /* metrics families */
 /* policies.c */
 void api_add_policies(struct text *t, struct daemon *d); /* metrics families */
+/* health.c */
+api_handler api_ready, api_live;
+void api_add_health(struct text *t, struct daemon *d); /* metrics families */
 /* scrape.c */
 api_handler api_metrics;

@@ -267,6 +267,7 @@ void api_metrics(struct api *a, const struct api_req *req, struct api_answer *an
 	metrics_family(t, "adit_access_log_dropped_total", METRICS_COUNTER,
 		       "access log records that found their ring full");
 	metrics_u64(t, "adit_access_log_dropped_total", NULL, 0, inspect_access_dropped(a->d));
+	api_add_health(t, a->d);
 	api_add_kernel(t, a->d);
 	api_add_policies(t, a->d);
 	add_hists(t, a->d);

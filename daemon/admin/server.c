@@ -1,7 +1,7 @@
 /*
- * The API's transport: two libmicrohttpd daemons without threads, one per socket. Each has an epoll set of its own; both and a
- * timer are nested in ours, which the main loop waits for. So the library runs only inside admin_run(), on the main thread,
- * and needs no locks of ours.
+ * The API's transport: libmicrohttpd daemons without threads, one per socket (struct site). Each has an epoll set of its own, which is
+ * nested, with a timer, in the site's. The admin socket's site is run by the main thread, inside admin_run(); that of the TCP address by
+ * the health thread. The library needs no locks of ours.
  *
  * The library looks at its time-outs only when it runs. The timer sees to that: while anybody is connected it fires when
  * the library asks, and at least every second; with nobody connected it is off and the daemon sleeps.
@@ -12,15 +12,16 @@
  */
 #include "admin/admin.h"
 #include "admin/api.h"
+#include "admin/site.h"
 #include "admin/sock.h"
 #include "base/clean.h"
 #include "base/log.h"
+#include <adit/admin.h>
 #include <inttypes.h>
 #include <microhttpd.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/epoll.h>
-#include <sys/queue.h>
 #include <sys/timerfd.h>
 #include <time.h>
 
@@ -31,7 +32,8 @@
 #define REQUEST_MS 30000u
 #endif
 #define HEADER_MEMORY 32768u
-#define RUNS_MAX      16 /* turns of the library per admin_run(); the rest next time */
+#define RUNS_MAX      16 /* turns of the library per site_run(); the rest next time */
+#define HOLD_MS	      2000u /* a scrape waits so long for the main thread */
 
 /* one connection */
 struct client {
@@ -40,7 +42,6 @@ struct client {
 	uint64_t deadline_ms;
 	struct sock_peer peer; /* UNIX only */
 };
-LIST_HEAD(client_list, client);
 
 /* one request */
 struct request {
@@ -50,11 +51,10 @@ struct request {
 
 struct admin {
 	struct api api;
-	struct MHD_Daemon *local, *public_; /* UNIX, TCP; NULL: none */
-	int epoll, timer;
+	struct site local, public_; /* UNIX, TCP */
+	struct health_thread *health;
 	char *path;
 	struct sock_file file;
-	struct client_list clients;
 };
 
 static uint64_t now_ms(void)
@@ -124,9 +124,24 @@ static enum MHD_Result arg_add(void *arg, enum MHD_ValueKind kind, const char *n
 	return ++req->n_args <= API_ARGS ? MHD_YES : MHD_NO;
 }
 
-static enum MHD_Result request_answer(struct admin *a, struct MHD_Connection *c, const struct client *cl, bool public_,
-				      const char *method, const char *path, const struct request *rq)
+/* On the health thread: health is answered whatever the main thread does; all else reads what it may be changing. */
+static void handle(struct site *s, const struct api_req *req, struct api_answer *ans)
 {
+	if (!s->public_ || !strcmp(req->path, ADIT_API_READY) || !strcmp(req->path, ADIT_API_LIVE)) {
+		api_handle(s->api, req, ans);
+	} else if (inspect_hold(s->api->d, HOLD_MS)) {
+		api_handle(s->api, req, ans);
+		inspect_release(s->api->d);
+	} else {
+		*ans = (struct api_answer){0};
+		api_fail(ans, 503, "the main thread is busy; try again");
+	}
+}
+
+static enum MHD_Result request_answer(struct site *s, struct MHD_Connection *c, const struct client *cl, const char *method,
+				      const char *path, const struct request *rq)
+{
+	const bool public_ = s->public_;
 	struct api_req req = {
 		.method = method,
 		.path = path,
@@ -143,7 +158,7 @@ static enum MHD_Result request_answer(struct admin *a, struct MHD_Connection *c,
 	if (!public_ && strcmp(method, "GET") && strcmp(method, "HEAD"))
 		log_info(LA_ADMIN, "%s %s by uid %u, pid %d%s", method, path, cl->peer.uid, cl->peer.pid,
 			 cl->peer.may_change ? "" : ": not allowed");
-	api_handle(&a->api, &req, &ans);
+	handle(s, &req, &ans);
 	return answer_send(c, &ans);
 }
 
@@ -170,13 +185,16 @@ static bool refuse_early(struct MHD_Connection *c, const struct client *cl, bool
 }
 
 /* The library calls this when the header is there, for each piece of body, and at the end. */
-static enum MHD_Result on_request(struct admin *a, bool public_, struct MHD_Connection *c, const char *path,
-				  const char *method, const char *data, size_t *data_len, void **ctx)
+static enum MHD_Result on_request(void *arg, struct MHD_Connection *c, const char *path, const char *method, const char *version,
+				  const char *data, size_t *data_len, void **ctx)
 {
+	struct site *s = arg;
+	const bool public_ = s->public_;
 	const struct client *cl = client_of(c);
 	struct request *rq = *ctx;
 	enum MHD_Result r;
 
+	(void)version;
 	if (!cl)
 		return MHD_NO; /* no memory when it connected */
 	if (!rq) {
@@ -199,21 +217,7 @@ static enum MHD_Result on_request(struct admin *a, bool public_, struct MHD_Conn
 		return refuse(c, 413, public_ ? "no body here" : "body too long: at most 1 MiB");
 	if (!text_ok(&rq->body))
 		return refuse(c, 503, "out of memory");
-	return request_answer(a, c, cl, public_, method, path, rq);
-}
-
-static enum MHD_Result on_local(void *arg, struct MHD_Connection *c, const char *path, const char *method,
-				const char *version, const char *data, size_t *data_len, void **ctx)
-{
-	(void)version;
-	return on_request(arg, false, c, path, method, data, data_len, ctx);
-}
-
-static enum MHD_Result on_public(void *arg, struct MHD_Connection *c, const char *path, const char *method,
-				 const char *version, const char *data, size_t *data_len, void **ctx)
-{
-	(void)version;
-	return on_request(arg, true, c, path, method, data, data_len, ctx);
+	return request_answer(s, c, cl, method, path, rq);
 }
 
 static void on_completed(void *arg, struct MHD_Connection *c, void **ctx, enum MHD_RequestTerminationCode why)
@@ -231,7 +235,7 @@ static void on_completed(void *arg, struct MHD_Connection *c, void **ctx, enum M
 
 static void on_connection(void *arg, struct MHD_Connection *c, void **ctx, enum MHD_ConnectionNotificationCode code)
 {
-	struct admin *a = arg;
+	struct site *s = arg;
 	struct client *cl = *ctx;
 
 	if (code == MHD_CONNECTION_NOTIFY_CLOSED) {
@@ -246,9 +250,9 @@ static void on_connection(void *arg, struct MHD_Connection *c, void **ctx, enum 
 		return;
 	cl->fd = MHD_get_connection_info(c, MHD_CONNECTION_INFO_CONNECTION_FD)->connect_fd;
 	client_renew(cl);
-	if (a->path)
-		sock_peer(cl->fd, a->path, &cl->peer); /* on a TCP socket nobody looks at it */
-	LIST_INSERT_HEAD(&a->clients, cl, link);
+	if (s->path)
+		sock_peer(cl->fd, s->path, &cl->peer);
+	LIST_INSERT_HEAD(&s->clients, cl, link);
 	*ctx = cl;
 }
 
@@ -266,18 +270,14 @@ static void on_log(void *arg, const char *fmt, va_list ap)
 /* ---- running ---- */
 
 /* The library's next time-out, at most a second while anybody is connected; off otherwise. */
-static void timer_set(struct admin *a)
+static void timer_set(struct site *s)
 {
-	struct MHD_Daemon *const daemons[] = {a->local, a->public_};
-	uint64_t wait_ms = LIST_EMPTY(&a->clients) ? 0 : 1000;
+	uint64_t wait_ms = LIST_EMPTY(&s->clients) ? 0 : 1000;
 	struct itimerspec ts = {0};
 	bool armed = wait_ms != 0;
+	MHD_UNSIGNED_LONG_LONG ms;
 
-	for (size_t i = 0; i < ARRAY_LEN(daemons); i++) {
-		MHD_UNSIGNED_LONG_LONG ms;
-
-		if (!daemons[i] || MHD_get_timeout(daemons[i], &ms) != MHD_YES)
-			continue;
+	if (s->mhd && MHD_get_timeout(s->mhd, &ms) == MHD_YES) {
 		wait_ms = armed ? min_u64(wait_ms, ms) : ms;
 		armed = true;
 	}
@@ -285,15 +285,15 @@ static void timer_set(struct admin *a)
 		ts.it_value.tv_sec = (time_t)(wait_ms / 1000);
 		ts.it_value.tv_nsec = wait_ms ? (long)(wait_ms % 1000) * 1000000 : 1;
 	}
-	timerfd_settime(a->timer, 0, &ts, NULL);
+	timerfd_settime(s->timer, 0, &ts, NULL);
 }
 
 /* A shut socket is an end that the library sees at once. */
-static void slow_clients_end(struct admin *a)
+static void slow_clients_end(struct site *s)
 {
 	uint64_t now = now_ms();
 
-	for (struct client *cl = LIST_FIRST(&a->clients); cl; cl = LIST_NEXT(cl, link)) {
+	for (struct client *cl = LIST_FIRST(&s->clients); cl; cl = LIST_NEXT(cl, link)) {
 		if (now < cl->deadline_ms)
 			continue;
 		log_dbg(LA_ADMIN, "a client took longer than %u s for a request", REQUEST_MS / 1000);
@@ -302,73 +302,96 @@ static void slow_clients_end(struct admin *a)
 	}
 }
 
-static void daemon_run(struct MHD_Daemon *d)
+void site_run(struct site *s)
 {
 	MHD_UNSIGNED_LONG_LONG ms;
+	uint64_t ticks;
 
-	for (int i = 0; d && i < RUNS_MAX; i++) {
-		MHD_run(d);
-		if (MHD_get_timeout(d, &ms) != MHD_YES || ms)
-			return;
+	while (read(s->timer, &ticks, sizeof(ticks)) > 0)
+		;
+	slow_clients_end(s);
+	for (int i = 0; s->mhd && i < RUNS_MAX; i++) {
+		MHD_run(s->mhd);
+		if (MHD_get_timeout(s->mhd, &ms) != MHD_YES || ms)
+			break;
 	}
+	timer_set(s);
 }
 
 void admin_run(struct admin *a)
 {
-	uint64_t ticks;
-
-	while (read(a->timer, &ticks, sizeof(ticks)) > 0)
-		;
-	slow_clients_end(a);
-	daemon_run(a->local);
-	daemon_run(a->public_);
-	timer_set(a);
+	site_run(&a->local);
 }
 
 int admin_fd(const struct admin *a)
 {
-	return a->epoll;
+	return a->local.epoll;
 }
 
 void admin_set_ops(struct admin *a, const struct admin_ops *ops)
 {
 	a->api.ops = *ops;
+	atomic_store(&a->api.ops_set, true);
 }
 
 /* ---- starting, stopping ---- */
 
-static int watch(struct admin *a, int fd, struct err *reterr)
+static int watch(struct site *s, int fd, struct err *reterr)
 {
 	struct epoll_event ev = {.events = EPOLLIN};
 
-	if (epoll_ctl(a->epoll, EPOLL_CTL_ADD, fd, &ev) < 0)
+	if (epoll_ctl(s->epoll, EPOLL_CTL_ADD, fd, &ev) < 0)
 		return err_set(reterr, -errno, "admin: epoll: %s", strerror(errno));
 	return 0;
 }
 
-/* Takes @fd over, also on failure. */
-static int serve(struct admin *a, struct MHD_Daemon **ret, int fd, MHD_AccessHandlerCallback handler,
-		 unsigned int per_ip, struct err *reterr)
+int site_init(struct site *s, struct api *api, bool public_, struct err *reterr)
+{
+	*s = (struct site){.api = api, .public_ = public_};
+	LIST_INIT(&s->clients);
+	s->epoll = epoll_create1(EPOLL_CLOEXEC);
+	s->timer = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC);
+	if (s->epoll < 0 || s->timer < 0)
+		return err_set(reterr, -errno, "admin: %s", strerror(errno));
+	return watch(s, s->timer, reterr);
+}
+
+int site_open(struct site *s, int fd, struct err *reterr)
 {
 	/* first: the logger, so that what the other options say is ours too */
 	struct MHD_Daemon *d = MHD_start_daemon(
-		MHD_USE_EPOLL | MHD_USE_ERROR_LOG, 0, NULL, NULL, handler, a, MHD_OPTION_EXTERNAL_LOGGER, on_log, a,
-		MHD_OPTION_LISTEN_SOCKET, fd, MHD_OPTION_CONNECTION_LIMIT, CLIENTS_MAX,
-		MHD_OPTION_PER_IP_CONNECTION_LIMIT, per_ip, MHD_OPTION_CONNECTION_TIMEOUT, IDLE_S,
-		MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)HEADER_MEMORY, MHD_OPTION_STRICT_FOR_CLIENT, 1,
-		MHD_OPTION_NOTIFY_COMPLETED, on_completed, a, MHD_OPTION_NOTIFY_CONNECTION, on_connection, a,
-		MHD_OPTION_END);
+		MHD_USE_EPOLL | MHD_USE_ERROR_LOG, 0, NULL, NULL, on_request, s, MHD_OPTION_EXTERNAL_LOGGER, on_log, s,
+		MHD_OPTION_LISTEN_SOCKET, fd, MHD_OPTION_CONNECTION_LIMIT, CLIENTS_MAX, MHD_OPTION_PER_IP_CONNECTION_LIMIT,
+		s->public_ ? CLIENTS_PER_IP : 0u, MHD_OPTION_CONNECTION_TIMEOUT, IDLE_S, MHD_OPTION_CONNECTION_MEMORY_LIMIT,
+		(size_t)HEADER_MEMORY, MHD_OPTION_STRICT_FOR_CLIENT, 1, MHD_OPTION_NOTIFY_COMPLETED, on_completed, s,
+		MHD_OPTION_NOTIFY_CONNECTION, on_connection, s, MHD_OPTION_END);
 	const union MHD_DaemonInfo *i;
 
 	if (!d) {
 		close(fd);
 		return err_set(reterr, -EIO, "admin: libmicrohttpd does not start; the log at level debug may say why");
 	}
-	*ret = d; /* from here on admin_stop() ends it */
+	s->mhd = d; /* from here on site_finish() ends it */
 	i = MHD_get_daemon_info(d, MHD_DAEMON_INFO_EPOLL_FD);
 	if (!i)
 		return err_set(reterr, -ENOSYS, "admin: this libmicrohttpd has no epoll");
-	return watch(a, i->epoll_fd, reterr);
+	return watch(s, i->epoll_fd, reterr);
+}
+
+int site_leave(struct site *s)
+{
+	return s->mhd ? (int)MHD_quiesce_daemon(s->mhd) : -1;
+}
+
+void site_finish(struct site *s)
+{
+	if (s->mhd)
+		MHD_stop_daemon(s->mhd);
+	if (s->timer >= 0)
+		close(s->timer);
+	if (s->epoll >= 0)
+		close(s->epoll);
+	*s = (struct site){.epoll = -1, .timer = -1};
 }
 
 static int start_local(struct admin *a, const struct config *c, struct err *reterr)
@@ -380,8 +403,9 @@ static int start_local(struct admin *a, const struct config *c, struct err *rete
 	a->path = strdup(c->admin_socket);
 	if (!a->path)
 		return err_set(reterr, -ENOMEM, "admin: out of memory");
+	a->local.path = a->path;
 	fd = sock_unix(a->path, c->admin_mode, &a->file, reterr);
-	return fd < 0 ? fd : serve(a, &a->local, fd, on_local, 0, reterr);
+	return fd < 0 ? fd : site_open(&a->local, fd, reterr);
 }
 
 static int start_public(struct admin *a, const struct config *c, struct err *reterr)
@@ -391,28 +415,27 @@ static int start_public(struct admin *a, const struct config *c, struct err *ret
 	if (c->metrics.family == AF_UNSPEC)
 		return 0;
 	fd = sock_tcp(&c->metrics, reterr);
-	return fd < 0 ? fd : serve(a, &a->public_, fd, on_public, CLIENTS_PER_IP, reterr);
+	return fd < 0 ? fd : site_open(&a->public_, fd, reterr);
 }
 
 int admin_start(struct admin **ret, struct daemon *d, const struct config *c, struct err *reterr)
 {
 	struct admin *a = calloc(1, sizeof(*a));
-	int r = 0;
+	int r;
 
 	if (!a)
 		return err_set(reterr, -ENOMEM, "admin: out of memory");
-	LIST_INIT(&a->clients);
 	a->api.d = d;
-	a->epoll = epoll_create1(EPOLL_CLOEXEC);
-	a->timer = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC);
-	if (a->epoll < 0 || a->timer < 0)
-		r = err_set(reterr, -errno, "admin: %s", strerror(errno));
+	a->public_.epoll = a->public_.timer = -1;
+	r = site_init(&a->local, &a->api, false, reterr);
 	if (r == 0)
-		r = watch(a, a->timer, reterr);
+		r = site_init(&a->public_, &a->api, true, reterr);
 	if (r == 0)
 		r = start_local(a, c, reterr);
 	if (r == 0)
 		r = start_public(a, c, reterr);
+	if (r == 0)
+		r = health_thread_start(&a->health, &a->public_, reterr);
 	if (r < 0) {
 		admin_stop(a);
 		return r;
@@ -425,15 +448,10 @@ void admin_stop(struct admin *a)
 {
 	if (!a)
 		return;
+	health_thread_stop(a->health);
 	sock_unix_remove(&a->file);
-	if (a->local)
-		MHD_stop_daemon(a->local);
-	if (a->public_)
-		MHD_stop_daemon(a->public_);
-	if (a->timer >= 0)
-		close(a->timer);
-	if (a->epoll >= 0)
-		close(a->epoll);
+	site_finish(&a->local);
+	site_finish(&a->public_);
 	free(a->path);
 	free(a);
 }

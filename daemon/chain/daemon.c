@@ -91,7 +91,8 @@ int daemon_create(struct daemon **ret, const struct config *cfg, struct err *ret
 	d->drained_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
 	d->per_listener = calloc(cfg->n_listeners + 1u, sizeof(*d->per_listener));
 	d->per_cluster = calloc(cfg->n_clusters + 1u, sizeof(*d->per_cluster));
-	r = d->drained_fd < 0 || !d->per_listener || !d->per_cluster ? err_set(reterr, -ENOMEM, "out of memory") : 0;
+	r = health_init(d);
+	r = r < 0 || d->drained_fd < 0 || !d->per_listener || !d->per_cluster ? err_set(reterr, -ENOMEM, "out of memory") : 0;
 	if (r == 0)
 		r = load_identities(d, reterr);
 	if (r == 0)
@@ -119,6 +120,7 @@ int daemon_start(struct daemon *d, struct err *reterr)
 			return err_set(reterr, r, "worker thread %u: %s", i, strerror(-r));
 	}
 	d->ready = true;
+	health_phase_set(&d->health, HEALTH_READY);
 	return 0;
 }
 
@@ -156,6 +158,7 @@ void daemon_drain(struct daemon *d, uint64_t within_ms)
 	if (d->draining)
 		return;
 	d->draining = true;
+	health_phase_set(&d->health, HEALTH_DRAINING);
 	capture_leave(d->kernel.capture); /* new connections go elsewhere before there is nobody to take them */
 	steer_destroy(TAKE(d->kernel.steer));
 	for (uint32_t i = 0; i < d->n_workers; i++) {
@@ -190,6 +193,7 @@ void daemon_destroy(struct daemon *d)
 	for (uint32_t i = 0; d->tls && i < d->cfg->n_identities; i++)
 		tls_ctx_put(d->tls[i]);
 	kernel_finish(&d->kernel, !d->draining);
+	health_finish(d);
 	free(d->tls);
 	free(d->workers);
 	free(d->rings);

@@ -4,6 +4,7 @@
  */
 #pragma once
 #include "base/err.h"
+#include "chain/health.h"
 #include "chain/kernel.h"
 #include "chain/worker.h"
 #include <stdatomic.h>
@@ -12,6 +13,7 @@ struct daemon {
 	const struct config *cfg;
 	struct tls_ctx **tls; /* by identity index; read-only once started */
 	struct kernel kernel;
+	struct health health;
 	struct worker *workers;
 	uint32_t n_workers;
 	struct access_log *access_log;

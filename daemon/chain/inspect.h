@@ -92,6 +92,20 @@ struct status_row {
 	uint64_t connections, tunnels_in, tunnels_out, streams, buffered, memory_limit;
 };
 
+enum health_phase { HEALTH_STARTING, HEALTH_READY, HEALTH_QUIET /* not ready any more, and nothing else */, HEALTH_DRAINING };
+/** struct health_row - for people, made by inspect_health() */
+struct health_row {
+	enum health_phase phase;
+	bool live;
+	uint64_t left_ms;     /* draining: to the deadline */
+	uint64_t connections; /* live */
+	uint32_t stuck;	      /* workers */
+	uint64_t stuck_total;
+	uint64_t watchdog_ms; /* the limit; 0: nobody looks */
+	char text[1024];      /* what is awaited or wrong, a line each; "" */
+};
+
+
 /* rows are malloc'd; caller frees. Return: 0, -ENOMEM, or -ETIMEDOUT when a worker did not answer within a second. */
 int inspect_conns(struct daemon *d, struct conn_row **ret, size_t *ret_n);
 int inspect_tunnels(struct daemon *d, struct tunnel_row **ret, size_t *ret_n);
@@ -120,5 +134,13 @@ void inspect_hist(struct daemon *d, enum inspect_hist which, struct hist *ret); 
 /** inspect_series() - walk worker tables: *iw worker, *is series; Return: next series or NULL */
 const struct series *inspect_series(struct daemon *d, uint32_t *iw, uint32_t *is);
 uint64_t inspect_access_dropped(struct daemon *d);
+/** inspect_health() - any thread */
+void inspect_health(struct daemon *d, struct health_row *ret);
+/**
+ * inspect_hold() - another thread than the main one may call what reads counters until inspect_release()
+ * Return: false: the main thread did not pause for @ms.
+ */
+bool inspect_hold(struct daemon *d, uint64_t ms);
+void inspect_release(struct daemon *d);
 /** inspect_kill() - close one connection (RST to both) by id. Return: 0, -ENOENT, -ETIMEDOUT. */
 int inspect_kill(struct daemon *d, uint64_t conn_id);

@@ -134,6 +134,7 @@ static void *worker_thread(void *arg)
 			(void)loop_watch_level(&w->loop, w->listeners[i].fd, ref, EPOLLIN);
 	}
 	places_start(w);
+	health_thread_begins();
 	loop_run(&w->loop);
 	return NULL;
 }

@@ -139,6 +139,33 @@ void timeouts_preset(struct cfg_timeouts *t)
 	};
 }
 
+/* ---- drain: its deadline is timeouts.drain by another name ---- */
+
+static const struct field drain_fields[] = {
+	{.key = "quiet", .kind = F_TIME, .off = offsetof(struct config, drain.quiet_ms)},
+	{.key = "within", .kind = F_TIME, .off = offsetof(struct config, timeouts.drain_ms)},
+	{.key = "jitter", .kind = F_TIME, .off = offsetof(struct config, drain.jitter_ms)},
+	{.key = NULL},
+};
+static const struct table drain_table = {.fields = drain_fields};
+
+static int drain_finish(struct build *b)
+{
+	const struct tree_entry *t = tree_get(b->root, "timeouts"), *d = tree_get(b->root, "drain"), *within, *jitter;
+	struct config *c = b->c;
+
+	within = d && d->value->kind == TREE_MAP ? tree_get(d->value, "within") : NULL;
+	jitter = d && d->value->kind == TREE_MAP ? tree_get(d->value, "jitter") : NULL;
+	if (within && t && t->value->kind == TREE_MAP && tree_get(t->value, "drain"))
+		return say_at(b->err, within->value, &(struct where){.key = "drain"}, "timeouts.drain says this, too: leave one of them out");
+	if (!jitter)
+		c->drain.jitter_ms = c->timeouts.drain_ms / 2;
+	if (c->drain.jitter_ms > c->timeouts.drain_ms)
+		return say_at(b->err, jitter->value, &(struct where){.key = "drain"}, "jitter is longer than the whole drain (%llu ms)",
+			      (unsigned long long)c->timeouts.drain_ms);
+	return 0;
+}
+
 /* ---- workers ---- */
 
 static uint32_t workers_auto(void)
@@ -466,6 +493,8 @@ static const struct field root_fields[] = {
 	 .off = offsetof(struct config, timeouts),
 	 .table = &timeouts_table,
 	 .may_be_empty = true},
+	{.key = "drain", .kind = F_MAP, .table = &drain_table, .may_be_empty = true},
+	{.key = "watchdog", .kind = F_TIME, .off = offsetof(struct config, watchdog_ms)},
 	{.key = "identities", .kind = F_KNOWN},
 	{.key = "listeners", .kind = F_KNOWN},
 	{.key = "clusters", .kind = F_KNOWN},
@@ -490,6 +519,7 @@ int root_read(struct build *b)
 	kernel_preset(&c->kernel);
 	limits_preset(&c->limits);
 	timeouts_preset(&c->timeouts);
+	c->watchdog_ms = 10000;
 	r = schema_read(b, &root_table, 0, b->root, NULL, c);
 	if (r < 0)
 		return r;
@@ -497,5 +527,7 @@ int root_read(struct build *b)
 		if (c->log_areas[i] == UINT8_MAX)
 			c->log_areas[i] = c->log_level;
 	r = node_finish(b);
+	if (r >= 0)
+		r = drain_finish(b);
 	return r < 0 ? r : limits_finish(b);
 }

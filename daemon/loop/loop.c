@@ -12,6 +12,11 @@
 #include <time.h>
 #include <unistd.h>
 
+static void doing(struct loop *l, uint8_t what)
+{
+	atomic_store_explicit(&l->doing, what, memory_order_relaxed);
+}
+
 static void clock_read(struct loop *l)
 {
 	struct timespec ts;
@@ -136,6 +141,25 @@ bool loop_post(struct loop *l, struct order *o)
 	return write(l->wakefd, &one, sizeof(one)) == sizeof(one) || errno == EAGAIN;
 }
 
+void loop_nudge(struct loop *l)
+{
+	uint64_t one = 1;
+
+	(void)!write(l->wakefd, &one, sizeof(one)); /* EAGAIN: it has many to take already */
+}
+
+const char *loop_doing_str(uint8_t what)
+{
+	static const char *const names[] = {
+		[EV_WAKE] = "an order of the main thread", [EV_LISTENER] = "accepting", [EV_CONN] = "a connection's event",
+		[EV_TUNNEL] = "a tunnel's event", [EV_DNS] = "name resolution", [LOOP_WAITS] = "waiting for events",
+		[LOOP_TIMERS] = "timers", [LOOP_TASKS] = "deferred tasks", [LOOP_ENDED] = "ended",
+	};
+
+	return what < ARRAY_LEN(names) && names[what] ? names[what] : "unknown";
+}
+
+
 static void orders_run(struct loop *l)
 {
 	struct order *o;
@@ -164,7 +188,9 @@ void loop_turn(struct loop *l, int max_wait_ms)
 
 	if (max_wait_ms >= 0 && (wait < 0 || wait > max_wait_ms))
 		wait = max_wait_ms;
+	doing(l, LOOP_WAITS);
 	n = epoll_wait(l->epfd, ev, LOOP_EVENTS, wait);
+	stats_bump(&l->beat, 1);
 	clock_read(l);
 	if ((l->stats.c[ST_TURNS] & 0xffff) == 0)
 		clock_offset(l); /* wall clock may be stepped */
@@ -173,19 +199,24 @@ void loop_turn(struct loop *l, int max_wait_ms)
 	for (int i = 0; i < n; i++) {
 		union ev_ref ref = { .u64 = ev[i].data.u64 };
 
+		doing(l, ref.kind);
 		if (ref.kind == EV_WAKE)
 			orders_run(l);
 		else
 			l->dispatch(l->owner, ref, ev[i].events);
 	}
+	doing(l, LOOP_TIMERS);
 	timers_run(&l->timers, l->now_ms);
+	doing(l, LOOP_TASKS);
 	tasks_run(l);
 }
 
 void loop_run(struct loop *l)
 {
+	atomic_store_explicit(&l->tid, (int)gettid(), memory_order_relaxed);
 	while (!l->stop)
 		loop_turn(l, -1);
+	doing(l, LOOP_ENDED);
 }
 
 static uint64_t rotl(uint64_t x, int k)

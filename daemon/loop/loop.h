@@ -30,6 +30,11 @@ enum ev_kind {
 	EV_DNS,	     /* idx: the resolver's descriptor */
 };
 
+/* what a loop is doing: an ev_kind, whose event is being handled, or one of these */
+enum loop_doing { LOOP_WAITS = 16, LOOP_TIMERS, LOOP_TASKS, LOOP_ENDED };
+/** loop_doing_str() - of an ev_kind or a loop_doing, for people */
+const char *loop_doing_str(uint8_t doing);
+
 /* what epoll carries: a checked reference, not a pointer */
 union ev_ref {
 	struct {
@@ -80,6 +85,9 @@ struct loop {
 	uint64_t rnd[4];	  /* xoshiro256**; never for keys */
 	void *owner;
 	void (*dispatch)(void *owner, union ev_ref ref, uint32_t events);
+	_Atomic uint64_t beat;	  /* turns begun; others read it to see that the loop goes round */
+	_Atomic uint8_t doing;	  /* enum ev_kind or enum loop_doing */
+	_Atomic int tid;	  /* of the thread; 0: it has not begun */
 	struct stats stats;
 	struct hist hist[LOOP_HISTS];
 	struct log_rates logs;	  /* of lines that others can provoke: log_kind() */
@@ -100,4 +108,6 @@ void loop_defer(struct loop *l, struct task *t);
 void loop_defer_cancel(struct loop *l, struct task *t);
 /** loop_post() - any one posting thread; Return: false when the inbox is full (try again later). */
 bool loop_post(struct loop *l, struct order *o);
+/** loop_nudge() - any thread: take one turn, even if there is nothing to do */
+void loop_nudge(struct loop *l);
 uint64_t loop_random(struct loop *l);

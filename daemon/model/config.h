@@ -268,6 +268,11 @@ struct cfg_timeouts {
 	uint64_t drain_ms;	  /* SIGTERM to the end, default 5000 */
 };
 
+struct cfg_drain {
+	uint64_t quiet_ms;  /* readiness fails, and all goes on for so long; default 0 */
+	uint64_t jitter_ms; /* connections are closed one by one over the last so much of timeouts.drain; default: half of it */
+};
+
 struct config {
 	struct cfg_node node;
 	uint32_t workers;	 /* resolved: number, never 0 */
@@ -282,6 +287,8 @@ struct config {
 	struct cfg_access_log access_log;
 	struct cfg_limits limits;
 	struct cfg_timeouts timeouts;
+	struct cfg_drain drain;
+	uint64_t watchdog_ms;	  /* a worker that does not turn for so long is stuck; 0: nobody looks. Default 10000 */
 	struct cfg_identity *identities;
 	uint32_t n_identities;
 	struct cfg_listener *listeners;

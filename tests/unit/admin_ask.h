@@ -97,7 +97,7 @@ static int setup(void **state)
 {
 	(void)state;
 	fake_setup(&d);
-	api.ops = (struct admin_ops){fake_drain, fake_check, &d};
+	api.ops = (struct admin_ops){.drain = fake_drain, .check = fake_check, .arg = &d};
 	return 0;
 }
 

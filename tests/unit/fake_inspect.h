@@ -7,6 +7,7 @@
 
 struct daemon {
 	bool draining, deaf; /* deaf: workers do not answer */
+	_Atomic bool stuck, busy; /* worker 0; the main thread */
 	bool bypass;	     /* there is one, and it is on */
 	uint8_t switched;    /* 1 on, 2 off */
 	uint64_t killed;
@@ -108,6 +109,26 @@ const struct config *inspect_config(struct daemon *d)
 {
 	(void)d;
 	return &fake_config;
+}
+
+void inspect_health(struct daemon *d, struct health_row *ret)
+{
+	*ret = (struct health_row){.phase = d->draining ? HEALTH_DRAINING : HEALTH_READY, .live = !d->stuck, .stuck = d->stuck};
+	if (d->draining)
+		snprintf(ret->text, sizeof(ret->text), "2 connections left, 4.0 s to the deadline\n");
+	if (d->stuck)
+		snprintf(ret->text, sizeof(ret->text), "worker 0 (thread 7) does not turn; it is at: timers\n");
+}
+
+bool inspect_hold(struct daemon *d, uint64_t ms)
+{
+	(void)ms;
+	return !d->busy;
+}
+
+void inspect_release(struct daemon *d)
+{
+	(void)d;
 }
 
 void inspect_status(struct daemon *d, struct status_row *ret)

@@ -340,9 +340,14 @@ static void readiness_ends_with_draining(void **state)
 	assert_string_equal(ans.body.s, "ready\n");
 	d.draining = true;
 	assert_null(ask(503, "GET", "/healthz/ready", NULL, false));
-	assert_string_equal(ans.body.s, "draining\n");
+	assert_string_equal(ans.body.s, "draining\n2 connections left, 4.0 s to the deadline\n");
 	assert_null(get("/healthz/live"));
 	d.draining = false;
+	d.stuck = true;
+	assert_null(ask(503, "GET", "/healthz/live", NULL, false));
+	assert_string_equal(ans.body.s, "stuck\nworker 0 (thread 7) does not turn; it is at: timers\n");
+	assert_null(get("/healthz/ready"));
+	d.stuck = false;
 }
 
 static void metrics_are_what_a_scraper_accepts(void **state)

@@ -223,6 +223,16 @@ static void flat_sections_take_every_key(void **state)
 	assert_int_equal(c->timeouts.ping_ms, 0);
 	assert_int_equal(c->timeouts.ping_timeout_ms, 4 * 3600000);
 	assert_int_equal(c->timeouts.drain_ms, 2 * 86400000);
+	assert_int_equal(c->drain.jitter_ms, 86400000); /* half of it */
+	assert_int_equal(c->drain.quiet_ms, 0);
+	assert_int_equal(c->watchdog_ms, 10000);
+	config_free(c);
+
+	c = good("drain: { quiet: 2s, within: 30s, jitter: 10s }\nwatchdog: 0\ntimeouts: { idle: 1s }\n");
+	assert_int_equal(c->timeouts.drain_ms, 30000);
+	assert_int_equal(c->drain.quiet_ms, 2000);
+	assert_int_equal(c->drain.jitter_ms, 10000);
+	assert_int_equal(c->watchdog_ms, 0);
 	config_free(c);
 
 	c = good(

@@ -22,7 +22,7 @@ MAKEFLAGS += --no-builtin-rules
 .SUFFIXES:
 .DELETE_ON_ERROR:
 .SECONDARY:
-.PHONY: all setup check check-sys test-vm test demo bench fuzz lint format install man clean help
+.PHONY: all setup check check-sys test-vm test demo bench fuzz lint format install uninstall deb man clean help
 .PHONY: bpf unit-programs oom-programs kernel-programs bpf-programs vm-programs fuzz-programs print-cppflags FORCE
 
 B := build$(if $(SAN),/$(SAN))
@@ -254,13 +254,18 @@ format:
 	clang-format -i $(wildcard daemon/*.[ch] daemon/*/*.[ch] ctl/*.[ch] include/adit/*.h tests/*/*.[ch])
 
 # ---- installing
+# With prefix=/usr/local systemd finds its files in $(prefix)/lib, too. A configuration that is there stays as it is.
 
 prefix	     ?= /usr/local
 bindir	     ?= $(prefix)/bin
 sbindir	     ?= $(prefix)/sbin
 mandir	     ?= $(prefix)/share/man
 sysconfdir   ?= /etc
-unitdir	     ?= $(prefix)/lib/systemd/system
+systemddir   ?= $(prefix)/lib
+unitdir	     ?= $(systemddir)/systemd/system
+sysusersdir  ?= $(systemddir)/sysusers.d
+tmpfilesdir  ?= $(systemddir)/tmpfiles.d
+modulesdir   ?= $(systemddir)/modules-load.d
 bashcompdir  ?= $(prefix)/share/bash-completion/completions
 INSTALL	     ?= install
 
@@ -273,13 +278,30 @@ build/man/%: docs/man/%.scd
 
 man: $(man_page)
 
+# where the man pages go, and the rest: FILE=PLACE
+man_files  = $(foreach m,$(man_page),$(m)=$(mandir)/man$(patsubst .%,%,$(suffix $(m)))/$(notdir $(m)))
+data_files = packaging/adit.sysusers=$(sysusersdir)/adit.conf packaging/adit.tmpfiles=$(tmpfilesdir)/adit.conf \
+	packaging/adit.modules-load=$(modulesdir)/adit.conf packaging/completion/aditctl.bash=$(bashcompdir)/aditctl
+kept_files = packaging/adit.yaml=$(sysconfdir)/adit/adit.yaml packaging/adit.logrotate=$(sysconfdir)/logrotate.d/adit
+from  = $(firstword $(subst =, ,$1))
+place = $(DESTDIR)$(lastword $(subst =, ,$1))
+fill  = sed 's|@sbindir@|$(sbindir)|g; s|@bindir@|$(bindir)|g; s|@sysconfdir@|$(sysconfdir)|g'
+
 install: all man
-	$(INSTALL) -D -m 755 build/aditd $(DESTDIR)$(sbindir)/aditd
-	$(INSTALL) -D -m 755 build/aditctl $(DESTDIR)$(bindir)/aditctl
-	$(foreach m,$(man_page),$(INSTALL) -D -m 644 $(m) $(DESTDIR)$(mandir)/man$(patsubst .%,%,$(suffix $(m)))/$(notdir $(m)) && ) true
-	$(foreach u,$(wildcard packaging/*.service packaging/*.socket),sed 's|@sbindir@|$(sbindir)|g; s|@bindir@|$(bindir)|g' $(u) | \
-		$(INSTALL) -D -m 644 /dev/stdin $(DESTDIR)$(unitdir)/$(notdir $(u)) && ) true
-	$(foreach c,$(wildcard packaging/completion/aditctl.bash),$(INSTALL) -D -m 644 $(c) $(DESTDIR)$(bashcompdir)/aditctl && ) true
+	$(INSTALL) -D -m 755 $(B)/aditd $(DESTDIR)$(sbindir)/aditd
+	$(INSTALL) -D -m 755 $(B)/aditctl $(DESTDIR)$(bindir)/aditctl
+	$(foreach f,$(man_files) $(data_files),$(INSTALL) -D -m 644 $(call from,$f) $(call place,$f) && ) true
+	$(foreach f,$(kept_files),{ [ -e $(call place,$f) ] || $(INSTALL) -D -m 644 $(call from,$f) $(call place,$f); } && ) true
+	$(INSTALL) -d -m 755 $(DESTDIR)$(sysconfdir)/adit/conf.d
+	$(fill) packaging/aditd.service | $(INSTALL) -D -m 644 /dev/stdin $(DESTDIR)$(unitdir)/aditd.service
+
+# What people wrote stays: configuration, policies, logs, the user.
+uninstall:
+	rm -f $(DESTDIR)$(sbindir)/aditd $(DESTDIR)$(bindir)/aditctl $(DESTDIR)$(unitdir)/aditd.service \
+		$(foreach f,$(man_files) $(data_files),$(call place,$f))
+
+deb: all man
+	@scripts/deb
 
 clean:
 	rm -rf build
@@ -297,7 +319,8 @@ help:
 	'make bench        measure' \
 	'make lint         clang-tidy, cppcheck, layers, headers, man pages' \
 	'make format       clang-format' \
-	'make install      DESTDIR, prefix, bindir, sbindir, mandir, unitdir' \
+	'make install      and uninstall: DESTDIR, prefix, bindir, sbindir, mandir, sysconfdir, unitdir, ...' \
+	'make deb          a Debian package, in build/deb' \
 	'make man clean    man pages; remove build/'
 
 FORCE:

@@ -258,6 +258,7 @@ format:
 
 prefix	     ?= /usr/local
 bindir	     ?= $(prefix)/bin
+libdir	     ?= $(prefix)/lib
 sbindir	     ?= $(prefix)/sbin
 mandir	     ?= $(prefix)/share/man
 sysconfdir   ?= /etc
@@ -285,20 +286,21 @@ data_files = packaging/adit.sysusers=$(sysusersdir)/adit.conf packaging/adit.tmp
 kept_files = packaging/adit.yaml=$(sysconfdir)/adit/adit.yaml packaging/adit.logrotate=$(sysconfdir)/logrotate.d/adit
 from  = $(firstword $(subst =, ,$1))
 place = $(DESTDIR)$(lastword $(subst =, ,$1))
-fill  = sed 's|@sbindir@|$(sbindir)|g; s|@bindir@|$(bindir)|g; s|@sysconfdir@|$(sysconfdir)|g'
+fill  = sed 's|@sbindir@|$(sbindir)|g; s|@bindir@|$(bindir)|g; s|@libdir@|$(libdir)|g; s|@sysconfdir@|$(sysconfdir)|g'
 
 install: all man
 	$(INSTALL) -D -m 755 $(B)/aditd $(DESTDIR)$(sbindir)/aditd
 	$(INSTALL) -D -m 755 $(B)/aditctl $(DESTDIR)$(bindir)/aditctl
 	$(foreach f,$(man_files) $(data_files),$(INSTALL) -D -m 644 $(call from,$f) $(call place,$f) && ) true
 	$(foreach f,$(kept_files),{ [ -e $(call place,$f) ] || $(INSTALL) -D -m 644 $(call from,$f) $(call place,$f); } && ) true
-	$(INSTALL) -d -m 755 $(DESTDIR)$(sysconfdir)/adit/conf.d
+	$(INSTALL) -d -m 755 $(DESTDIR)$(sysconfdir)/adit/conf.d $(DESTDIR)$(libdir)/adit/pins/adit
 	$(fill) packaging/aditd.service | $(INSTALL) -D -m 644 /dev/stdin $(DESTDIR)$(unitdir)/aditd.service
 
 # What people wrote stays: configuration, policies, logs, the user.
 uninstall:
 	rm -f $(DESTDIR)$(sbindir)/aditd $(DESTDIR)$(bindir)/aditctl $(DESTDIR)$(unitdir)/aditd.service \
 		$(foreach f,$(man_files) $(data_files),$(call place,$f))
+	-rmdir -p $(DESTDIR)$(libdir)/adit/pins/adit 2>/dev/null
 
 deb: all man
 	@scripts/deb

@@ -21,6 +21,9 @@ enum route_flag {
 	R_CHANGE = 1, /* changes something, or reads files with the daemon's rights: root or own user only */
 	R_PUBLIC = 2, /* also on TCP */
 	R_ID = 4,     /* path ends in an id */
+	R_NAME = 8,   /* path ends in a name, in which slashes may be */
+	R_QUIET = 16, /* changes nothing after all: not in the audit log */
+	R_LONG = 32,  /* bodies up to API_BODY_LONG */
 };
 
 struct route {
@@ -30,6 +33,8 @@ struct route {
 	api_handler *handle;
 	const char *help;
 };
+
+#define POLICY_PARAMS " if_generation dry_run prune file "
 
 static const struct route routes[] = {
 	{"GET", ADIT_API_INDEX, 0, NULL, api_index, "this list"},
@@ -46,7 +51,15 @@ static const struct route routes[] = {
 	{"GET", ADIT_API_STATS, 0, " match ", api_stats, "counters, gauges, resets by code, latencies"},
 	{"GET", ADIT_API_LOG_LEVEL, 0, NULL, api_log_level, "log level of each area"},
 	{"PUT", ADIT_API_LOG_LEVEL, R_CHANGE, NULL, api_log_level_set, "set log levels: {\"AREA\": \"LEVEL\"}"},
-	{"POST", ADIT_API_CONFIG_CHECK, R_CHANGE, NULL, api_config_check,
+	{"GET", ADIT_API_POLICIES, 0, NULL, api_policies, "policies in force, and what they have decided"},
+	{"POST", ADIT_API_POLICIES, R_CHANGE | R_LONG, POLICY_PARAMS, api_policies_apply, "add or change the policies of a YAML document"},
+	{"POST", ADIT_API_POLICIES_CHECK, R_CHANGE | R_LONG | R_QUIET, POLICY_PARAMS, api_policies_check, "would it be accepted?"},
+	{"POST", ADIT_API_POLICIES_DIFF, R_CHANGE | R_LONG | R_QUIET, POLICY_PARAMS, api_policies_diff, "what would it change?"},
+	{"GET", ADIT_API_POLICY, R_NAME, NULL, api_policy, "one policy, as YAML"},
+	{"PUT", ADIT_API_POLICY, R_NAME | R_CHANGE | R_LONG, POLICY_PARAMS, api_policy_put, "add or change one policy"},
+	{"DELETE", ADIT_API_POLICY, R_NAME | R_CHANGE, " if_generation dry_run ", api_policy_delete, "remove one policy"},
+	{"GET", ADIT_API_AUDIT, R_CHANGE | R_QUIET, " limit ", api_audit_show, "the last attempts to change something"},
+	{"POST", ADIT_API_CONFIG_CHECK, R_CHANGE | R_QUIET, NULL, api_config_check,
 	 "judge a configuration: YAML text or {\"path\": FILE}"},
 	{"POST", ADIT_API_DRAIN, R_CHANGE, NULL, api_drain, "drain and end: {\"within_ms\": N}"},
 	{"GET", ADIT_API_METRICS, R_PUBLIC, NULL, api_metrics, "Prometheus metrics"},
@@ -105,7 +118,8 @@ static void api_index(struct api *a, const struct api_req *req, struct api_answe
 	for (uint32_t i = 0; i < ARRAY_LEN(routes); i++) {
 		char path[64];
 
-		snprintf(path, sizeof(path), "%s%s", routes[i].path, routes[i].flags & R_ID ? "ID" : "");
+		snprintf(path, sizeof(path), "%s%s", routes[i].path,
+			 routes[i].flags & R_ID ? "ID" : routes[i].flags & R_NAME ? "NAME" : "");
 		json_open(&j, NULL, '{');
 		json_str(&j, "method", routes[i].method);
 		json_str(&j, "path", path);
@@ -121,6 +135,8 @@ static bool path_is(const struct route *r, const char *path)
 {
 	size_t n = strlen(r->path);
 
+	if (r->flags & R_NAME)
+		return !strncmp(r->path, path, n) && path[n];
 	if (r->flags & R_ID)
 		return !strncmp(r->path, path, n) && path[n] && !strchr(path + n, '/');
 	return !strcmp(r->path, path);
@@ -192,4 +208,15 @@ void api_handle(struct api *a, const struct api_req *req, struct api_answer *ret
 	} else if (params_known(r, req, ret)) {
 		r->handle(a, req, ret);
 	}
+	if (r && (r->flags & R_CHANGE) && !(r->flags & R_QUIET))
+		api_audit(a, req, ret, r->flags & R_LONG);
+	text_finish(&ret->audit);
+}
+
+size_t api_body_max(const char *method, const char *path)
+{
+	for (uint32_t i = 0; i < ARRAY_LEN(routes); i++)
+		if ((routes[i].flags & R_LONG) && !strcmp(routes[i].method, method) && path_is(&routes[i], path))
+			return API_BODY_LONG;
+	return API_BODY_MAX;
 }

@@ -11,6 +11,7 @@
 
 #define API_ARGS     8u		/* query parameters; more are refused */
 #define API_BODY_MAX (1u << 20) /* bytes of a request body */
+#define API_BODY_LONG (4u << 20) /* of policies, from those who may change them */
 
 struct api_arg {
 	const char *name, *value; /* value NULL: "?name" */
@@ -22,6 +23,7 @@ struct api_req {
 	uint32_t n_args;
 	const char *body; /* NULL when empty */
 	size_t body_len;
+	struct admin_peer peer;
 	bool may_change; /* root or the daemon's own user */
 	bool public_;	 /* from TCP: metrics and health only */
 };
@@ -31,16 +33,21 @@ struct api_answer {
 	const char *type;  /* Content-Type, static */
 	const char *allow; /* for 405: what Allow says, static; else NULL */
 	struct text body;  /* caller finishes it */
+	struct text audit; /* a JSON object: what the audit log shall say beside the request; api_handle() finishes it */
 };
 
 struct api {
 	struct daemon *d;
 	struct admin_ops ops;
 	_Atomic bool ops_set; /* once it is, ops do not change: the health thread may look */
+	struct policy_ops policies;
 };
 
 /** api_handle() - always fills @ret; body.failed when memory ran out (answer 500 without a body then) */
 void api_handle(struct api *a, const struct api_req *req, struct api_answer *ret);
+
+/** api_body_max() - bytes that a request may bring */
+size_t api_body_max(const char *method, const char *path);
 
 /* ---- shared by the files of this folder ---- */
 
@@ -81,6 +88,11 @@ void api_put_reach(struct json *j, const struct cfg_listener *l);
 /** api_put_tcp() - member "tcp": both legs, each our end and the application's, null where there is none to be seen */
 void api_put_tcp(struct json *j, const struct config *c, const struct conn_row *r);
 void api_add_kernel(struct text *t, struct daemon *d); /* metrics families */
+/* policy.c */
+api_handler api_policies, api_policy, api_policies_apply, api_policies_check, api_policies_diff, api_policy_put, api_policy_delete;
+api_handler api_audit_show;
+/** api_audit() - an attempt to change something has been answered; @long_body: what was asked for is in ans->audit or too long to be told */
+void api_audit(struct api *a, const struct api_req *req, struct api_answer *ans, bool long_body);
 /* policies.c */
 void api_add_policies(struct text *t, struct daemon *d); /* metrics families */
 /* health.c */

@@ -8,7 +8,7 @@
  *
  * Hostile clients: at most 64 connections per socket (16 per address on TCP), 10 s of silence, 30 s to send a
  * request and 30 s to read its answer (a drip of bytes does not count as life), 32 KiB of header, bodies of 1 MiB on the UNIX
- * socket and none on TCP. Beyond a limit the kernel's backlog waits, workers never notice.
+ * socket (4 MiB of policies, from who may change them) and none on TCP. Beyond a limit the kernel's backlog waits, workers never notice.
  */
 #include "admin/admin.h"
 #include "admin/api.h"
@@ -46,6 +46,7 @@ struct client {
 /* one request */
 struct request {
 	struct text body;
+	size_t max; /* bytes of body */
 	bool too_big;
 };
 
@@ -147,6 +148,7 @@ static enum MHD_Result request_answer(struct site *s, struct MHD_Connection *c, 
 		.path = path,
 		.body = rq->body.s,
 		.body_len = rq->body.len,
+		.peer = {cl->peer.pid, cl->peer.uid, cl->peer.gid},
 		.may_change = !public_ && cl->peer.may_change,
 		.public_ = public_,
 	};
@@ -162,23 +164,43 @@ static enum MHD_Result request_answer(struct site *s, struct MHD_Connection *c, 
 	return answer_send(c, &ans);
 }
 
+static const char *too_long(size_t max)
+{
+	return !max ? "no body here" : max == API_BODY_MAX ? "body too long: at most 1 MiB" : "body too long: at most 4 MiB";
+}
+
+/* who may not even look and wants to change something */
+static void stranger_audit(const struct api *a, const struct client *cl, const char *method, const char *path, const char *why)
+{
+	struct admin_act act = {.by = {cl->peer.pid, cl->peer.uid, cl->peer.gid}, .status = 403, .error = why, .stranger = true};
+	char what[160];
+
+	if (!a->policies.audit || !strcmp(method, "GET") || !strcmp(method, "HEAD"))
+		return;
+	snprintf(what, sizeof(what), "%s %s", method, path);
+	act.what = what;
+	a->policies.audit(a->policies.arg, &act);
+}
+
 /* Before the body is read. Return: true when the request was answered already (*ret then). */
-static bool refuse_early(struct MHD_Connection *c, const struct client *cl, bool public_, enum MHD_Result *ret)
+static bool refuse_early(struct site *s, struct MHD_Connection *c, const struct client *cl, const char *method, const char *path, size_t max,
+			 enum MHD_Result *ret)
 {
 	const char *len = MHD_lookup_connection_value(c, MHD_HEADER_KIND, MHD_HTTP_HEADER_CONTENT_LENGTH);
 	uint64_t n = 0;
 	char why[192];
 
-	if (!public_ && !cl->peer.may_read) {
+	if (!s->public_ && !cl->peer.may_read) {
 		snprintf(why, sizeof(why),
 			 "uid %u may not use this socket: be root, the daemon's user (uid %u) or a member of the "
 			 "file's group",
 			 cl->peer.uid, geteuid());
+		stranger_audit(s->api, cl, method, path, why);
 		*ret = refuse(c, 403, why);
 		return true;
 	}
-	if (len && api_number(len, &n) && n > (public_ ? 0 : API_BODY_MAX)) {
-		*ret = refuse(c, 413, public_ ? "no body here" : "body too long: at most 1 MiB");
+	if (len && api_number(len, &n) && n > max) {
+		*ret = refuse(c, 413, too_long(max));
 		return true;
 	}
 	return false;
@@ -202,11 +224,12 @@ static enum MHD_Result on_request(void *arg, struct MHD_Connection *c, const cha
 		*ctx = rq;
 		if (!rq)
 			return MHD_NO;
-		return refuse_early(c, cl, public_, &r) ? r : MHD_YES;
+		rq->max = public_ ? 0 : cl->peer.may_change ? api_body_max(method, path) : API_BODY_MAX;
+		return refuse_early(s, c, cl, method, path, rq->max, &r) ? r : MHD_YES;
 	}
 	if (*data_len) {
 		/* chunked bodies name no length: too much is read and forgotten, 413 is said at the end */
-		if (public_ || rq->body.len + *data_len > API_BODY_MAX)
+		if (rq->body.len + *data_len > rq->max)
 			rq->too_big = true;
 		else
 			text_addn(&rq->body, data, *data_len);
@@ -214,7 +237,7 @@ static enum MHD_Result on_request(void *arg, struct MHD_Connection *c, const cha
 		return MHD_YES;
 	}
 	if (rq->too_big)
-		return refuse(c, 413, public_ ? "no body here" : "body too long: at most 1 MiB");
+		return refuse(c, 413, too_long(rq->max));
 	if (!text_ok(&rq->body))
 		return refuse(c, 503, "out of memory");
 	return request_answer(s, c, cl, method, path, rq);
@@ -326,6 +349,11 @@ void admin_run(struct admin *a)
 int admin_fd(const struct admin *a)
 {
 	return a->local.epoll;
+}
+
+void admin_set_policies(struct admin *a, const struct policy_ops *ops)
+{
+	a->api.policies = *ops;
 }
 
 void admin_set_ops(struct admin *a, const struct admin_ops *ops)

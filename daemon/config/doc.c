@@ -206,6 +206,7 @@ static int policies_of(struct reading *rd, const struct tree_node *root, enum do
 		if (other != e)
 			return say_at(rd->err, other->key, NULL, "'%.64s' cannot be applied: only policies can, all else is in the configuration's files",
 				      other->key->text);
+	rd->d->source = true;
 	if (!e || tree_null(e->value))
 		return 0;
 	if (e->value->kind != TREE_LIST)
@@ -377,7 +378,7 @@ void doc_finish(struct doc *d)
 		text_finish(&own->text);
 		free(own);
 	}
-	*d = (struct doc){NULL};
+	*d = (struct doc){.at = NULL};
 }
 
 uint32_t doc_find(const struct doc *d, const char *name)

@@ -6,6 +6,7 @@
 #pragma once
 #include "base/err.h"
 #include "base/text.h"
+#include <stdbool.h>
 #include <stdint.h>
 
 /** struct doc_policy - one of them; texts live as long as the document */
@@ -21,6 +22,7 @@ struct doc {
 	struct doc_policy *at; /* in the order given */
 	uint32_t n;
 	uint32_t *sorted; /* indices, by name */
+	bool source;	  /* it is a file of the configuration as it stands: {policies: [...]} */
 	void *own;
 };
 

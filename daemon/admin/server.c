@@ -153,13 +153,14 @@ static enum MHD_Result request_answer(struct site *s, struct MHD_Connection *c, 
 		.public_ = public_,
 	};
 	struct api_answer ans;
+	char more[LOG_MORE];
 
 	MHD_get_connection_values(c, MHD_GET_ARGUMENT_KIND, arg_add, &req);
 	if (req.n_args > API_ARGS)
 		return refuse(c, 400, "too many parameters");
-	if (!public_ && strcmp(method, "GET") && strcmp(method, "HEAD"))
-		log_info(LA_ADMIN, "%s %s by uid %u, pid %d%s", method, path, cl->peer.uid, cl->peer.pid,
-			 cl->peer.may_change ? "" : ": not allowed");
+	if (!public_ && strcmp(method, "GET") && strcmp(method, "HEAD") && log_kind(&s->logs, LOG_K_REQUEST, now_ms(), more))
+		log_info(LA_ADMIN, "%s %s by uid %u, pid %d%s%s", method, path, cl->peer.uid, cl->peer.pid,
+			 cl->peer.may_change ? "" : ": not allowed", more);
 	handle(s, &req, &ans);
 	return answer_send(c, &ans);
 }

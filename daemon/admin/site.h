@@ -3,6 +3,7 @@
  * calls site_run(); the admin socket's is the main one, the TCP address' the health thread (health.c).
  */
 #pragma once
+#include "base/log.h"
 #include "admin/api.h"
 #include <sys/queue.h>
 
@@ -17,6 +18,7 @@ struct site {
 	struct MHD_Daemon *mhd; /* NULL: none */
 	int epoll, timer;
 	struct client_list clients;
+	struct log_rates logs;	/* of what clients can provoke */
 };
 
 /** site_init() - before anything else. Return: 0 or -errno with the sentence; site_finish() in any case. */

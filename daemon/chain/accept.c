@@ -353,9 +353,12 @@ void accept_resume(struct timer *t, void *listener)
 static void accept_pause(struct listener *s)
 {
 	union ev_ref ref = { .kind = EV_LISTENER, .idx = s->cfg->id };
+	char more[LOG_MORE];
 
 	s->paused = true;
 	stats_inc(&s->w->loop.stats, ST_ACCEPT_PAUSED);
+	if (log_kind(&s->w->loop.logs, LOG_K_SCARCE, s->w->loop.now_ms, more))
+		log_warn(LA_CHAIN, "listener '%s': no descriptors or memory left, who connects waits: raise LimitNOFILE= (ulimit -n)%s", s->cfg->name, more);
 	(void)loop_watch_level(&s->w->loop, s->fd, ref, 0);
 	timer_arm(&s->w->loop.timers, &s->resume, s->w->loop.now_ms + PAUSE_MS);
 }
@@ -421,7 +424,7 @@ static void take_metadata(struct worker *w, struct tunnel *t, struct leg *g, con
 
 static void refuse_at_once(struct worker *w, struct tunnel *t, int32_t id, int status)
 {
-	connect_refuse(&t->h2, id, status, worker_self(w, t->identity));
+	connect_refuse(&t->h2, id, status, worker_self(w, t->identity), tunnel_kin(t) ? "a connection limit is reached" : NULL);
 	if (t->h2.streams == 0)
 		tunnel_stream_ended(t);
 }

@@ -112,7 +112,7 @@ static void close_stream(struct conn *c, struct leg *g, enum ending e)
 		/* what the next agent answered is passed on as it is */
 		if ((e != END_PEER_REFUSED && e != END_PEER_DENIED) || c->status < 400 || c->status > 599)
 			c->status = r->status;
-		connect_refuse(&t->h2, g->s.id, c->status, worker_self(c->w, t->identity));
+		connect_refuse(&t->h2, g->s.id, c->status, worker_self(c->w, t->identity), tunnel_kin(t) ? c->why ? c->why : r->text : NULL);
 	} else if (g->side == DST && !g->answered && !h2_may_reset_early(&t->h2)) {
 		h2_forget(&g->s); /* reset when its answer comes: many early resets look like an attack on the peer */
 	} else {

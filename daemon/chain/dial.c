@@ -7,8 +7,10 @@
  */
 #include "base/clean.h"
 #include "base/log.h"
+#include "adit/meta.h"
 #include "chain/daemon.h"
 #include "codec/proxy.h"
+#include "net/hint.h"
 #include "net/sock.h"
 #include <string.h>
 
@@ -132,6 +134,7 @@ static void dial_tcp(struct conn *c, struct cluster *cl, const struct addr *to)
 	c->connect_us = c->w->loop.now_us;
 	g->fd = sock_connect_how(to, &how, &why);
 	if (g->fd < 0) {
+		err_set(&why, 0, "%s%s", why.msg, net_hint(g->fd, NET_BACKEND));
 		g->fd = -1;
 		failed_tcp(c, END_CONNECT, why.msg);
 		return;
@@ -181,7 +184,7 @@ void dial_event(struct conn *c, uint32_t events)
 	if (e == 0 && c->stages.cluster->proxy_protocol != PROXY_NONE)
 		e = proxy_send(c);
 	if (e < 0) {
-		failed_tcp(c, e == -ETIMEDOUT ? END_CONNECT_TIME : END_CONNECT, strerror(-e));
+		failed_tcp(c, e == -ETIMEDOUT ? END_CONNECT_TIME : END_CONNECT, net_error(e, NET_BACKEND));
 		return;
 	}
 	stats_inc(&c->w->loop.stats, ST_CONNECT_OK);
@@ -304,6 +307,8 @@ bool dial_again(struct conn *c)
 void dial_answer(struct conn *c, struct tunnel *t, const struct header *h, size_t n)
 {
 	int status = connect_status(h, n);
+	char reason[META_REASON_MAX + 16];
+	bool said;
 
 	c->status = (uint16_t)status;
 	if (status >= 200 && status < 300) {
@@ -311,10 +316,11 @@ void dial_answer(struct conn *c, struct tunnel *t, const struct header *h, size_
 		relay_open(c);
 		return;
 	}
+	said = connect_reason(h, n, reason, sizeof(reason)) != 0;
 	if (status == 401 || status == 403)
-		conn_end(c, END_PEER_DENIED, "the peer agent denied it (%d)", status);
+		conn_end(c, END_PEER_DENIED, "the peer agent denied it (%d)%s%s", status, said ? ": " : connect_status_hint(status), reason);
 	else
-		conn_end(c, END_PEER_REFUSED, "the peer agent answered %d", status);
+		conn_end(c, END_PEER_REFUSED, "the peer agent answered %d%s%s", status, said ? ": " : connect_status_hint(status), reason);
 	(void)t;
 }
 
@@ -544,7 +550,7 @@ static void deadline(struct timer *t, void *arg)
 	if (c->state != CONN_DIALING)
 		return;
 	if (c->leg[DST].kind == LEG_SOCK)
-		failed_tcp(c, END_CONNECT_TIME, strerror(ETIMEDOUT));
+		failed_tcp(c, END_CONNECT_TIME, net_error(ETIMEDOUT, NET_BACKEND));
 	else if (c->leg[DST].kind == LEG_STREAM)
 		conn_end(c, END_OPEN_TIME, "the peer agent at %s did not answer CONNECT in time", addr_str(&c->dst, a));
 	else

@@ -109,6 +109,9 @@ int worker_init(struct worker *w, struct daemon *d, uint32_t index)
 	if (r < 0)
 		return r;
 	w->loop.pipes.scarce = sock_scarce;
+	w->failed_log.kind = LOG_K_CONN_FAILED;
+	w->refused_log.kind = LOG_K_CONN_REFUSED;
+	w->dry_log.kind = LOG_K_DRY_RUN;
 	slab_init(&w->conns, sizeof(struct conn), cfg->limits.max_connections);
 	tunnels_init(&w->tunnels, &w->loop, (uint32_t)min_u64(tunnels, 1u << 20), &accept_hooks, w, d->tls);
 	r = series_init(&w->series);

@@ -188,6 +188,9 @@ static int on_frame(nghttp2_session *ng, const nghttp2_frame *f, void *arg)
 		break;
 	case NGHTTP2_GOAWAY:
 		stats_inc(&h->loop->stats, ST_GOAWAY_RX);
+		h->goaway_text[0] = '\0';
+		if (f->goaway.opaque_data_len)
+			log_quote(h->goaway_text, sizeof(h->goaway_text), f->goaway.opaque_data, f->goaway.opaque_data_len);
 		if (h->goaways++ >= GOAWAYS_FREE) /* two are the orderly way to leave */
 			rate(h, HR_GLITCH);
 		else
@@ -379,6 +382,8 @@ int h2_input(void *h2, const uint8_t *p, size_t n)
 
 	if (h->dead)
 		return 0; /* not read any more; the GOAWAY is on its way */
+	for (size_t i = 0; i < n && h->n_first < sizeof(h->first); i++)
+		h->first[h->n_first++] = p[i];
 	track(h, p, n);
 	r = nghttp2_session_mem_recv(h->ng, p, n);
 	if (nghttp2_session_want_write(h->ng))

@@ -96,6 +96,8 @@ struct h2 {
 	uint64_t rate_s;     /* second that the rates are counted in */
 	uint32_t rate[HR_RATES];
 	uint32_t goaways;    /* received */
+	char goaway_text[96]; /* what the last one said, quoted; "" nothing */
+	uint8_t first[8], n_first; /* bytes that came first: who is it, if it is no HTTP/2? */
 	uint32_t early_rst;  /* client: RST_STREAM before a response sent in this second */
 	uint64_t early_rst_s;
 	struct h2_headers *hdr;

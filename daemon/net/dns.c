@@ -2,9 +2,11 @@
  * c-ares in the loop: its sockets are watched level-triggered as it asks, its time-outs are one timer of ours.
  */
 #include "net/dns.h"
+#include "net/hint.h"
 #include "base/clean.h"
 #include <ares.h>
 #include <netdb.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/time.h>
 
@@ -78,6 +80,14 @@ void dns_destroy(struct dns *d)
 	free(d);
 }
 
+static const char *why_not(int status)
+{
+	static _Thread_local char text[192];
+
+	snprintf(text, sizeof(text), "%s%s", ares_strerror(status), net_dns_hint(status));
+	return text;
+}
+
 static void answered(void *arg, int status, int timeouts, struct ares_addrinfo *ai)
 {
 	struct query *q = arg;
@@ -95,7 +105,7 @@ static void answered(void *arg, int status, int timeouts, struct ares_addrinfo *
 	if (!n)
 		stats_inc(&d->l->stats, ST_DNS_FAILURES);
 	if (!d->dying)
-		q->done(d->owner, q->arg, a, n, n ? "" : ares_strerror(status));
+		q->done(d->owner, q->arg, a, n, n ? "" : why_not(status));
 	free(q);
 }
 

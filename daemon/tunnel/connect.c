@@ -4,6 +4,7 @@
 #include "tunnel/connect.h"
 #include "adit/meta.h"
 #include "base/clean.h"
+#include "base/log.h"
 #include <stdio.h>
 #include <string.h>
 
@@ -113,6 +114,42 @@ int connect_status(const struct header *h, size_t n)
 	return 0;
 }
 
+size_t connect_reason(const struct header *h, size_t n, char *out, size_t max)
+{
+	out[0] = '\0';
+	for (size_t i = 0; i < n; i++)
+		if (slice_is(h[i].name, META_REASON) && h[i].value.n)
+			return strlen(log_quote(out, max, h[i].value.p, min_u64(h[i].value.n, META_REASON_MAX)));
+	return 0;
+}
+
+const char *connect_status_hint(int status)
+{
+	switch (status) {
+	case 400:
+		return "; it found our request malformed: its log says how";
+	case 401:
+	case 403:
+		return "; a policy or its 'destinations' there: its access log says which";
+	case 404:
+		return "; no route there takes this authority: aditctl chain on that node";
+	case 407:
+		return "; it is a proxy that wants a password, not an HBONE agent";
+	case 429:
+		return "; a limit of requests there";
+	case 431:
+		return "; our metadata is too large for it";
+	case 502:
+	case 503:
+		return "; its backend refuses or is unreachable, or one of its limits: its log says which";
+	case 504:
+		return "; its backend did not answer in time";
+	case 0:
+		return "; it is no HTTP answer";
+	}
+	return "";
+}
+
 static size_t request_nv(const struct connect_self *self, const char *authority, size_t n, const struct addr *src, const char *traceparent,
 			 char fwd[FORWARDED_MAX], nghttp2_nv nv[CONNECT_SELF_NV + 8])
 {
@@ -170,15 +207,29 @@ int connect_accept(struct h2_stream *s, const struct connect_self *self, bool pe
 	return h2_respond(s, nv, k);
 }
 
-void connect_refuse(struct h2 *h, int32_t id, int status, const struct connect_self *self)
+/* what a header value may be: visible ASCII and blanks between */
+static size_t reason_clean(char out[META_REASON_MAX], const char *why)
+{
+	size_t n = strnlen(why, META_REASON_MAX);
+
+	for (size_t i = 0; i < n; i++)
+		out[i] = why[i] >= ' ' && why[i] < 0x7f ? why[i] : '?';
+	while (n && out[n - 1] == ' ')
+		n--;
+	return n;
+}
+
+void connect_refuse(struct h2 *h, int32_t id, int status, const struct connect_self *self, const char *why)
 {
 	nghttp2_nv nv[CONNECT_SELF_NV + 8];
-	char text[8];
-	size_t k = 0;
+	char text[8], reason[META_REASON_MAX];
+	size_t k = 0, n = why ? reason_clean(reason, why) : 0;
 
 	snprintf(text, sizeof(text), "%03u", (unsigned)status % 1000u);
 	nv[k++] = NV(":status", 7, text, 3, NGHTTP2_NV_FLAG_NO_COPY_NAME);
 	memcpy(nv + k, self->response, self->n_response * sizeof(*nv));
 	k += self->n_response;
+	if (n && reason[0] != ' ')
+		nv[k++] = NV(META_REASON, sizeof(META_REASON) - 1, reason, n, NGHTTP2_NV_FLAG_NO_COPY_NAME | NGHTTP2_NV_FLAG_NO_INDEX);
 	h2_refuse(h, id, nv, k);
 }

@@ -44,5 +44,9 @@ int connect_open(struct h2 *h, struct h2_stream *s, const struct connect_self *s
 		 const struct addr *src, const char *traceparent);
 /** connect_accept() - 200 with our metadata */
 int connect_accept(struct h2_stream *s, const struct connect_self *self, bool peer_md);
-/** connect_refuse() - @status with END_STREAM */
-void connect_refuse(struct h2 *h, int32_t id, int status, const struct connect_self *self);
+/** connect_refuse() - @status with END_STREAM; @why: for the peer's people, NULL: it need not know */
+void connect_refuse(struct h2 *h, int32_t id, int status, const struct connect_self *self, const char *why);
+/** connect_reason() - what the peer gave as reason, quoted and cut. Return: its length, 0: it gave none. */
+size_t connect_reason(const struct header *h, size_t n, char *out, size_t max);
+/** connect_status_hint() - where to look for the cause of a refusal; static text */
+const char *connect_status_hint(int status);

@@ -4,9 +4,11 @@
  */
 #include "base/clean.h"
 #include "base/log.h"
+#include "codec/spiffe.h"
 #include "net/sock.h"
 #include "tunnel/pool.h"
 #include "tunnel/tunnel_int.h"
+#include <string.h>
 
 #define PAYLOAD_TURN (256u * 1024u) /* bytes per tunnel and turn that do not come to our memory */
 
@@ -71,11 +73,47 @@ static void on_settings(void *owner)
 		pool_tunnel_changed(t->peer);
 }
 
+/* what a peer means that ends a tunnel with an error */
+static const char *goaway_hint(uint32_t code)
+{
+	switch (code) {
+	case NGHTTP2_PROTOCOL_ERROR:
+	case NGHTTP2_FRAME_SIZE_ERROR:
+	case NGHTTP2_COMPRESSION_ERROR:
+		return "; it does not understand us: is it an HBONE agent, and the port its tunnel port?";
+	case NGHTTP2_ENHANCE_YOUR_CALM:
+		return "; one of its limits was exceeded: limits.rates there";
+	case NGHTTP2_INADEQUATE_SECURITY:
+		return "; it wants other TLS settings";
+	case NGHTTP2_INTERNAL_ERROR:
+		return "; its log says why";
+	}
+	return "";
+}
+
+static void goaway_log(struct tunnel *t, uint32_t code)
+{
+	const char *name = nghttp2_http2_strerror(code), *said = t->h2.goaway_text;
+	char a[ADDR_STR], more[LOG_MORE];
+	const struct log_about about = { .tunnel = t->id, .peer = a };
+
+	addr_str(&t->who->remote, a);
+	if (code != NGHTTP2_NO_ERROR)
+		err_set(&t->why, 0, "the peer said GOAWAY %s%s%s%s", name, said[0] ? " " : "", said, goaway_hint(code));
+	if (!log_kind(&t->l->logs, LOG_K_GOAWAY, t->l->now_ms, more))
+		return;
+	if (code == NGHTTP2_NO_ERROR)
+		log_about(LOG_INFO, LA_TUNNEL, &about, "tunnel %u: GOAWAY from the peer at %s: it drains%s%s; %u streams go on%s", t->id, a,
+			  said[0] ? ", " : "", said, t->h2.streams, more);
+	else
+		log_about(LOG_WARN, LA_TUNNEL, &about, "tunnel %u at %s: %s; %u streams are concerned%s", t->id, a, t->why.msg, t->h2.streams, more);
+}
+
 static void on_goaway(void *owner, uint32_t code)
 {
 	struct tunnel *t = owner;
 
-	log_info(LA_TUNNEL, "tunnel %u: GOAWAY from the peer, code %u; %u streams go on", t->id, code, t->h2.streams);
+	goaway_log(t, code);
 	tunnel_set_state(t, TUNNEL_DRAINING);
 	loop_defer(t->l, &t->task); /* closes it if it is empty already */
 	if (t->peer)
@@ -107,6 +145,13 @@ static void on_dirty(void *owner)
 	loop_defer(t->l, &t->task);
 }
 
+const char *tunnel_broke(const struct tunnel *t)
+{
+	const char *who = t->h2.settled ? NULL : tls_unexpected(t->h2.first, t->h2.n_first);
+
+	return who ? who : "the peer broke the HTTP/2 protocol: is it an HBONE agent?";
+}
+
 static void on_hostile(void *owner, const char *why)
 {
 	struct tunnel *t = owner;
@@ -114,7 +159,7 @@ static void on_hostile(void *owner, const char *why)
 	if (why)
 		err_set(&t->why, 0, "peer exceeded the limit for %s", why);
 	else
-		err_set(&t->why, 0, "peer broke the HTTP/2 protocol: is it an HBONE agent?");
+		err_set(&t->why, 0, "%s", tunnel_broke(t));
 }
 
 static int out_write(void *owner, size_t n)
@@ -182,6 +227,15 @@ ssize_t tunnel_read_payload(struct tunnel *t)
 			return e;
 	}
 	return done ? (ssize_t)done : -ENOMSG;
+}
+
+bool tunnel_kin(const struct tunnel *t)
+{
+	const char *peer = t->who ? t->who->tls.id : "", *own = t->who ? t->who->own_id : "";
+	struct spiffe a, b;
+
+	return *peer && own && spiffe_parse(peer, strlen(peer), &a, NULL) == 0 && spiffe_parse(own, strlen(own), &b, NULL) == 0 &&
+	       a.trust_domain.n == b.trust_domain.n && !memcmp(a.trust_domain.p, b.trust_domain.p, a.trust_domain.n);
 }
 
 const struct h2_ops tunnel_ops = {

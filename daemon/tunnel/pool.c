@@ -53,6 +53,7 @@ static struct pool_peer *peer_get(struct pool *p, const struct addr *to)
 	if (!e)
 		return NULL;
 	e->pool = p;
+	e->log.kind = LOG_K_NO_TUNNEL;
 	e->to = *to;
 	e->timer.fire = queue_timeout;
 	e->timer.arg = e;

@@ -7,13 +7,13 @@
 #include "tunnel/tunnel.h"
 #include "base/clean.h"
 #include "base/log.h"
+#include "net/hint.h"
 #include "net/sock.h"
 #include "tunnel/pool.h"
 #include "tunnel/tunnel_int.h"
 #include <stdio.h>
 #include <string.h>
 
-#define LOST_LOG_MS 1000u
 #define TICK_MIN_MS 20u
 #define TICK_MAX_MS 60000u
 #define TICK_CLOSING_MS 1000u /* a peer that keeps a finished tunnel open gets this long */
@@ -121,7 +121,7 @@ static uint64_t tick_ms(const struct tunnel *t)
 void tunnel_opened(struct tunnel *t)
 {
 	const struct cfg_cluster *c = t->peer ? t->peer->pool->cluster : NULL;
-	char a[ADDR_STR];
+	char a[ADDR_STR], more[LOG_MORE];
 
 	if (!tunnel_set_state(t, TUNNEL_OPEN))
 		return;
@@ -130,28 +130,44 @@ void tunnel_opened(struct tunnel *t)
 	t->idle_ms = t->l->now_ms;
 	hist_add(&t->l->hist[LH_HANDSHAKE_US], t->open_us - t->opened_us);
 	stats_inc(&t->l->stats, ST_TUNNELS_OPENED);
-	log_info(LA_TUNNEL, "tunnel %u %s %s open: %s%s%s", t->id, t->server ? "from" : "to", addr_str(&t->who->remote, a),
-		 t->who->tls.id[0] ? t->who->tls.id : "no TLS", c ? ", cluster " : ", listener ", c ? c->name : t->listener->name);
+	if (log_kind(&t->l->logs, LOG_K_TUNNEL_LIFE, t->l->now_ms, more))
+		log_about(LOG_INFO, LA_TUNNEL, (&(struct log_about){ .tunnel = t->id, .peer = a }), "tunnel %u %s %s open: %s%s%s%s", t->id,
+			  t->server ? "from" : "to", addr_str(&t->who->remote, a), t->who->tls.id[0] ? t->who->tls.id : "no TLS",
+			  c ? ", cluster " : ", listener ", c ? c->name : t->listener->name, more);
 	timer_arm(&t->l->timers, &t->timer, t->l->now_ms + tick_ms(t));
 }
 
 /* ---- life ---- */
 
+/* a peer that vanished while nothing was under way is noise; one that took connections with it is not, and nor is one that we refused */
+static enum log_kind close_kind(const struct tunnel *t, int error)
+{
+	if (error == -ESHUTDOWN || error == 0)
+		return LOG_K_TUNNEL_LIFE;
+	if (!t->open_us)
+		return t->server ? LOG_K_TUNNEL_REFUSED : LOG_K_OTHER;
+	return t->h2.streams ? LOG_K_TUNNEL_LOST : LOG_K_TUNNEL_IDLE;
+}
+
 static void close_log(struct tunnel *t, int error, const char *why)
 {
 	char a[ADDR_STR], more[LOG_MORE];
+	const struct log_about about = { .tunnel = t->id, .peer = a };
+	enum log_kind kind = close_kind(t, error);
+	const char *dir = t->server ? "from" : "to";
 
-	addr_str(&t->who->remote, a);
-	if (error == -ESHUTDOWN || error == 0) {
-		log_info(LA_TUNNEL, "tunnel %u %s %s closed: %s", t->id, t->server ? "from" : "to", a, why);
+	/* a dial that failed is reported by the pool */
+	if (kind == LOG_K_OTHER || !log_kind(&t->l->logs, kind, t->l->now_ms, more))
 		return;
-	}
-	if ((!t->open_us && !t->server) || !log_rate_text(&t->all->log, t->l->now_ms, LOST_LOG_MS, more))
-		return; /* a dial that failed is reported by the pool */
-	if (t->open_us)
-		log_warn(LA_TUNNEL, "tunnel %u %s %s lost: %s%s", t->id, t->server ? "from" : "to", a, why, more);
+	addr_str(&t->who->remote, a);
+	if (kind == LOG_K_TUNNEL_LIFE)
+		log_about(LOG_INFO, LA_TUNNEL, &about, "tunnel %u %s %s closed: %s%s", t->id, dir, a, why, more);
+	else if (kind == LOG_K_TUNNEL_IDLE)
+		log_about(LOG_INFO, LA_TUNNEL, &about, "tunnel %u %s %s lost while idle: %s%s", t->id, dir, a, why, more);
+	else if (kind == LOG_K_TUNNEL_LOST)
+		log_about(LOG_WARN, LA_TUNNEL, &about, "tunnel %u %s %s lost with %u live streams: %s%s", t->id, dir, a, t->h2.streams, why, more);
 	else
-		log_warn(LA_TUNNEL, "tunnel %u from %s refused at %s: %s%s", t->id, a, tunnel_state_str(t), why, more);
+		log_about(LOG_WARN, LA_TUNNEL, &about, "tunnel %u from %s refused at %s: %s%s", t->id, a, tunnel_state_str(t), why, more);
 }
 
 void tunnel_close(struct tunnel *t, int error, const char *why)
@@ -248,7 +264,7 @@ int tunnel_dial(struct tunnels *ts, struct pool_peer *peer, const struct cfg_clu
 	struct tunnel *t;
 
 	if (fd < 0)
-		return err_prefix(reterr, fd, "connect");
+		return err_set(reterr, fd, "connect: %s%s", reterr->msg, net_hint(fd, NET_TUNNEL));
 	t = tunnel_new(ts, fd, false, c->identity, c->tls, c->sni);
 	if (!t)
 		return err_set(reterr, -ENOMEM, "out of memory or too many tunnels");
@@ -310,15 +326,22 @@ static void connected(struct tunnel *t)
 	int r = sock_error(t->rec.fd);
 
 	if (r < 0) {
-		err_set(&t->why, 0, "connect: %s%s", strerror(-r),
-			r == -ECONNREFUSED ? "; is the agent running there?" :
-			r == -ETIMEDOUT	   ? "; does a firewall block the tunnel port?" :
-					     "");
+		err_set(&t->why, 0, "connect: %s", net_error(r, NET_TUNNEL));
 		tunnel_close(t, r, t->why.msg);
 		return;
 	}
 	(void)sock_local(t->rec.fd, &t->who->local);
 	tunnel_set_state(t, TUNNEL_HANDSHAKE);
+}
+
+/* @n as rec_read() says it */
+static const char *lost_why(struct tunnel *t, ssize_t n)
+{
+	if (t->why.msg[0] && (n == 0 || t->h2.goaway_rx))
+		return t->why.msg; /* its GOAWAY said it */
+	if (n == -EPROTO)
+		return tunnel_broke(t);
+	return n == 0 ? "closed by the peer with streams open" : strerror((int)-n);
 }
 
 static void read_once(struct tunnel *t)
@@ -338,11 +361,7 @@ static void read_once(struct tunnel *t)
 	if (n == -EKEYEXPIRED)
 		h2_goaway_last(&t->h2, NGHTTP2_NO_ERROR);
 	(void)h2_flush(&t->h2); /* the GOAWAY that says what was wrong */
-	tunnel_close(t, n == 0 ? -ECONNRESET : (int)n,
-		     e.msg[0]	    ? e.msg :
-		     n == 0	    ? "closed by the peer with streams open" :
-		     n == -EPROTO   ? "the peer broke the HTTP/2 protocol" :
-				      strerror((int)-n));
+	tunnel_close(t, n == 0 ? -ECONNRESET : (int)n, e.msg[0] ? e.msg : lost_why(t, n));
 }
 
 static bool empty_and_done(struct tunnel *t)

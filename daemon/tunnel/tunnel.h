@@ -62,7 +62,6 @@ struct tunnels { /* all tunnels of a worker */
 	struct tls_ctx *const *tls; /* by index in config.identities */
 	uint32_t next_id;
 	uint32_t accepted; /* live */
-	struct log_rate log; /* of lost and refused tunnels: a peer could make many */
 };
 
 struct tunnel {
@@ -104,4 +103,6 @@ void tunnel_drain(struct tunnel *t);
 void tunnel_close(struct tunnel *t, int error, const char *why);
 /** tunnel_stream_ended() - who resets, refuses or forgets a stream says so (idle clock, draining, pool) */
 void tunnel_stream_ended(struct tunnel *t);
+/** tunnel_kin() - is the peer, by its certificate, of our trust domain? Then it may know why we refuse. */
+bool tunnel_kin(const struct tunnel *t);
 const char *tunnel_state_str(const struct tunnel *t);

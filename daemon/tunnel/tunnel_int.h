@@ -6,5 +6,7 @@ extern const struct h2_ops tunnel_ops;
 /** tunnel_set_state() - Return: false if the state machine has no such edge (then nothing changes) */
 bool tunnel_set_state(struct tunnel *t, enum tunnel_state to);
 void tunnel_opened(struct tunnel *t);
+/** tunnel_broke() - why what came is no HTTP/2, in words that say what to do; static text */
+const char *tunnel_broke(const struct tunnel *t);
 /** tunnel_read_payload() - as rec_read(), of what need not come to our memory; -ENOMSG: rec_read() is due */
 ssize_t tunnel_read_payload(struct tunnel *t);

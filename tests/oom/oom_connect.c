@@ -135,7 +135,7 @@ static void both(void)
 		h2_reset(&s->str[0].s, NGHTTP2_INTERNAL_ERROR);
 	}
 	if (s->str[1].s.id)
-		connect_refuse(&s->h2, s->str[1].s.id, 503, &self);
+		connect_refuse(&s->h2, s->str[1].s.id, 503, &self, "why");
 	assert_int_equal(s->str[1].s.id, 0);
 	if (!settle() || oom_struck())
 		return;

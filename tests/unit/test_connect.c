@@ -379,10 +379,10 @@ static void a_refusal_has_its_status_and_an_end(void **state)
 		struct str *t = open_with(&self, "10.0.0.7:8080", NULL, NULL);
 
 		settle();
-		connect_refuse(&s->h2, t->id, status[i], &self);
+		connect_refuse(&s->h2, t->id, status[i], &self, i % 2 ? "no\nway" : NULL);
 		settle();
 		snprintf(want, sizeof(want), ":status: %d", status[i]);
-		is_exactly(&response, want, BAGGAGE, "x-server-id: node-b", NULL);
+		is_exactly(&response, want, BAGGAGE, "x-server-id: node-b", i % 2 ? "adit-reason: no?way" : NULL, NULL);
 		assert_int_equal(response.flags, H2_HEADERS_END);
 		assert_true(t->closed);
 		assert_int_equal(t->code, NGHTTP2_NO_ERROR);

@@ -1,4 +1,4 @@
-/* What changes something, and what asks nobody: log levels, drain, config check (offline), version. */
+/* What changes something, and what asks nobody: log levels, reload, drain, config check (offline), version. */
 #include "base/clean.h"
 #include "config/config.h"
 #include "ctl.h"
@@ -60,6 +60,25 @@ int cmd_log_level(struct ctl *c)
 	}
 	table_print(&t, &out, 0, false);
 	table_finish(&t);
+	json_decref(o);
+	return ctl_print(c, &out);
+}
+
+/* ---- reload ---- */
+
+int cmd_reload(struct ctl *c)
+{
+	struct text out = {0};
+	json_t *o = NULL, *v;
+	size_t i;
+	int r = ctl_call(c, "POST", ADIT_API_RELOAD, NULL, &o);
+
+	if (r != CTL_OK || !o)
+		return r;
+	json_array_foreach(json_object_get(o, "changes"), i, v)
+		text_addf(&out, "%s\n", json_string_value(v));
+	if (!out.len)
+		text_add(&out, "nothing has changed\n");
 	json_decref(o);
 	return ctl_print(c, &out);
 }

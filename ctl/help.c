@@ -32,6 +32,7 @@ static const char main_text[] =
 	"  stats [PATTERN]         counters and latencies\n"
 	"  log-level [AREA=LEVEL]  show or set what is logged\n"
 	"  config check [FILE]     judge a configuration, without a daemon\n"
+	"  reload                  read the configuration again\n"
 	"  drain [--within TIME]   no new connections, then end\n"
 	"  metrics                 Prometheus text\n"
 	"  version                 of aditctl and aditd\n"
@@ -145,6 +146,14 @@ static const struct {
 	 "would, and says ok; or FILE:LINE:COLUMN and what is wrong, with exit status 1.\n"
 	 "Needs no daemon, but the right to read what the configuration names.\n"
 	 "Certificates are not loaded; aditd --check FILE does that.\n"
+	 COMMON},
+	{"reload",
+	 "usage: aditctl reload\n"
+	 "\n"
+	 "The daemon reads its configuration again (the file, conf.d and certificates) and\n"
+	 "brings it into force: all of it, or nothing if anything is wrong. Connections go\n"
+	 "on with what they began with. Shows what has changed: + added, ~ changed,\n"
+	 "- removed, ! takes effect after a restart. For root and the daemon's own user.\n"
 	 COMMON},
 	{"drain",
 	 "usage: aditctl drain [--within TIME]\n"

@@ -33,6 +33,7 @@ static const struct {
 	{"stats", cmd_stats, TAKES_WATCH, 1},
 	{"log-level", cmd_log_level, 0, CTL_WORDS},
 	{"config", cmd_config, 0, 2},
+	{"reload", cmd_reload, 0, 0},
 	{"drain", cmd_drain, TAKES_WITHIN, 0},
 	{"metrics", cmd_metrics, 0, 0},
 	{"version", cmd_version, 0, 0},

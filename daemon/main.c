@@ -6,6 +6,7 @@
 #include "base/log.h"
 #include "chain/daemon.h"
 #include "config/config.h"
+#include "control/control.h"
 #include "control/notify.h"
 #include "net/sock.h"
 #include "obs/logging.h"
@@ -32,9 +33,9 @@ struct options {
 
 struct program {
 	struct daemon *d;
+	struct control ctl;
 	struct admin *admin;
 	struct notify notify;
-	uint64_t drain_ms;
 };
 
 static const char help[] =
@@ -50,7 +51,8 @@ static const char help[] =
 	"      --version        print the version and exit\n"
 	"  -h, --help           print this and exit\n"
 	"\n"
-	"Signals: SIGTERM and SIGINT drain and end (twice: at once); SIGUSR1 reopens the access log.\n"
+	"Signals: SIGHUP reads the configuration again; SIGTERM and SIGINT drain and end (twice: at once);\n"
+	"SIGUSR1 reopens the access log.\n"
 	"See aditd(8), adit.yaml(5), aditctl(1).\n";
 
 static int options_parse(int argc, char **argv, struct options *o)
@@ -182,6 +184,13 @@ static void drain(void *arg, uint64_t within_ms)
 	daemon_drain(p->d, within_ms);
 }
 
+static int reload(void *arg, struct text *ret_report, struct err *reterr)
+{
+	struct program *p = arg;
+
+	return control_reload(&p->ctl, "reload", ret_report, reterr);
+}
+
 static int check_text(void *arg, const char *name, const char *text, size_t n, struct err *reterr)
 {
 	struct program *p = arg;
@@ -219,14 +228,16 @@ static bool on_signal(struct program *p, int sfd)
 		return true;
 	}
 	if (si.ssi_signo == SIGHUP) {
-		log_warn(LA_MAIN, "SIGHUP: reloading is not supported; restart to apply a changed configuration");
+		struct err e = { "" };
+
+		(void)control_reload(&p->ctl, "SIGHUP", NULL, &e); /* it says what comes of it */
 		return true;
 	}
 	if (p->d->draining) {
 		log_warn(LA_MAIN, "second signal: ending at once");
 		return false;
 	}
-	drain(p, p->drain_ms);
+	drain(p, p->d->cfg->timeouts.drain_ms);
 	return true;
 }
 
@@ -268,6 +279,7 @@ static void serve(struct program *p, int sfd)
 		if (tick_due()) {
 			kernel_tick(&p->d->kernel);
 			logging_tick();
+			daemon_tick(p->d);
 		}
 		health_release(&p->d->health);
 		got = epoll_wait(ep, &ev, 1, TICK_MS);
@@ -288,10 +300,10 @@ static void serve(struct program *p, int sfd)
 	}
 }
 
-static int run(struct config *cfg)
+static int run(struct program *p, struct snapshot *first)
 {
-	struct program p = { .drain_ms = cfg->timeouts.drain_ms };
-	struct admin_ops ops = { .drain = drain, .check = check_text, .watch = watch_health, .arg = &p };
+	struct admin_ops ops = { .drain = drain, .check = check_text, .reload = reload, .watch = watch_health, .arg = p };
+	const struct config *cfg = first->cfg;
 	struct err e = { "" };
 	sigset_t set;
 	AUTO_FD sfd = -1;
@@ -306,32 +318,37 @@ static int run(struct config *cfg)
 	signal(SIGPIPE, SIG_IGN);
 	sfd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
 	raise_descriptors(cfg);
-	if (notify_open(&p.notify, &e) < 0)
+	if (notify_open(&p->notify, &e) < 0)
 		log_warn(LA_MAIN, "%s; the service manager is told nothing", e.msg);
-	r = sfd < 0 ? err_set(&e, -errno, "signalfd: %s", strerror(errno)) : daemon_create(&p.d, cfg, &e);
+	r = sfd < 0 ? err_set(&e, -errno, "signalfd: %s", strerror(errno)) : 0;
+	if (r < 0)
+		snapshot_destroy(first);
+	else
+		r = daemon_create(&p->d, first, &e);
+	p->ctl.d = p->d;
 	if (r == 0)
-		health_hold(&p.d->health);
+		health_hold(&p->d->health);
 	if (r == 0)
-		r = admin_start(&p.admin, p.d, cfg, &e);
+		r = admin_start(&p->admin, p->d, cfg, &e);
 	if (r == 0) {
-		admin_set_ops(p.admin, &ops);
-		r = daemon_start(p.d, &e);
+		admin_set_ops(p->admin, &ops);
+		r = daemon_start(p->d, &e);
 	}
-	if (r < 0 || !p.d) {
+	if (r < 0 || !p->d) {
 		log_err(LA_MAIN, "%s", e.msg);
 	} else {
 		log_info(LA_MAIN, "aditd %s ready: node %s, %u workers, wolfSSL %s", ADIT_VERSION, cfg->node.id, cfg->workers, tls_library());
 		if (!tls_library_tuned())
 			log_warn(LA_MAIN, "the packaged wolfSSL is many times slower than the tuned build: run make setup where it can be built");
-		notify_ready(&p.notify, "ready");
-		serve(&p, sfd);
-		notify_stopping(&p.notify);
+		notify_ready(&p->notify, "ready");
+		serve(p, sfd);
+		notify_stopping(&p->notify);
 	}
-	if (p.d)
-		health_release(&p.d->health); /* or a scrape would hold up the next line */
-	admin_stop(p.admin);
-	daemon_destroy(p.d);
-	notify_close(&p.notify);
+	if (p->d)
+		health_release(&p->d->health); /* or a scrape would hold up the next line */
+	admin_stop(p->admin);
+	daemon_destroy(p->d);
+	notify_close(&p->notify);
 	if (r == 0)
 		log_info(LA_MAIN, "ended");
 	return r < 0;
@@ -340,6 +357,9 @@ static int run(struct config *cfg)
 int main(int argc, char **argv)
 {
 	struct options o;
+	struct program p = { NULL };
+	struct control_override over;
+	struct snapshot *first = NULL;
 	struct config *cfg = NULL;
 	struct err e = { "" };
 	int r;
@@ -348,21 +368,23 @@ int main(int argc, char **argv)
 	r = options_parse(argc, argv, &o);
 	if (r)
 		return r < 0 ? 0 : r;
-	r = config_load(o.config, &cfg, &e);
+	over = (struct control_override){ .workers = (uint32_t)o.workers, .mover = o.mover };
+	if (o.check) {
+		r = config_load(o.config, &cfg, &e);
+		if (r == 0)
+			r = check(cfg, o.config);
+		else
+			fprintf(stderr, "aditd: %s\n", e.msg);
+		config_free(cfg);
+		return r != 0;
+	}
+	r = control_open(&p.ctl, o.config, &over, &first, &e);
 	if (r < 0) {
 		fprintf(stderr, "aditd: %s\n", e.msg);
 		return 1;
 	}
-	if (o.workers)
-		cfg->workers = (uint32_t)o.workers;
-	if (o.mover >= 0)
-		cfg->mover = (enum cfg_mover)o.mover;
-	if (o.check) {
-		r = check(cfg, o.config);
-	} else {
-		logging_start(cfg, o.level);
-		r = run(cfg);
-	}
-	config_free(cfg);
+	logging_start(first->cfg, o.level);
+	r = run(&p, first);
+	control_close(&p.ctl);
 	return r;
 }

@@ -11,6 +11,7 @@
 #include <stddef.h>
 
 struct admin;
+struct text;   /* base/text.h */
 struct daemon; /* chain/daemon.h */
 
 /**
@@ -19,6 +20,8 @@ struct daemon; /* chain/daemon.h */
  * @check:	judge a configuration: @text of @n bytes, called @name in messages; or, if @text is NULL, the file @name.
  *		Return: 0 or a negative errno with the sentence. (config_parse() and config_load(), which admin/ may not call:
  *		same layer.)
+ * @reload:	read the configuration again and bring it into force; @ret_report says what has changed, a line each.
+ *		Return: 0 or a negative errno with the sentence; then nothing has changed.
  * @watch:	called every now and then by the health thread, not the main one: look whether all is well. Return: ms until the next call.
  * @arg:	first argument of all
  * A member that is NULL is answered with 501.
@@ -27,6 +30,7 @@ struct admin_ops {
 	void (*drain)(void *arg, uint64_t within_ms);
 	int (*check)(void *arg, const char *name, const char *text, size_t n, struct err *reterr);
 	uint64_t (*watch)(void *arg);
+	int (*reload)(void *arg, struct text *ret_report, struct err *reterr);
 	void *arg;
 };
 

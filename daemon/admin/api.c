@@ -61,6 +61,7 @@ static const struct route routes[] = {
 	{"GET", ADIT_API_AUDIT, R_CHANGE | R_QUIET, " limit ", api_audit_show, "the last attempts to change something"},
 	{"POST", ADIT_API_CONFIG_CHECK, R_CHANGE | R_QUIET, NULL, api_config_check,
 	 "judge a configuration: YAML text or {\"path\": FILE}"},
+	{"POST", ADIT_API_RELOAD, R_CHANGE, NULL, api_reload, "read the configuration again and bring it into force"},
 	{"POST", ADIT_API_DRAIN, R_CHANGE, NULL, api_drain, "drain and end: {\"within_ms\": N}"},
 	{"GET", ADIT_API_METRICS, R_PUBLIC, NULL, api_metrics, "Prometheus metrics"},
 	{"GET", ADIT_API_METRICS_ISTIO, R_PUBLIC, NULL, api_metrics, "the same"},

@@ -77,7 +77,7 @@ api_handler api_conns, api_conn, api_conn_kill;
 /* chains.c */
 api_handler api_chains;
 /* change.c */
-api_handler api_log_level, api_log_level_set, api_config_check, api_drain;
+api_handler api_log_level, api_log_level_set, api_config_check, api_reload, api_drain;
 api_handler api_kernel_bypass;
 /* kernel.c */
 api_handler api_kernel;

@@ -133,6 +133,48 @@ void api_log_level_set(struct api *a, const struct api_req *req, struct api_answ
 	json_decref(o);
 }
 
+/* ---- reload ---- */
+
+/* the report's lines as strings */
+static void put_report(struct json *j, const struct text *report)
+{
+	const char *s = report->len ? report->s : "";
+
+	json_open(j, "changes", '[');
+	while (*s) {
+		size_t n = strcspn(s, "\n");
+
+		json_strn(j, NULL, s, n);
+		s += n + (s[n] == '\n');
+	}
+	json_close(j, ']');
+}
+
+void api_reload(struct api *a, const struct api_req *req, struct api_answer *ans)
+{
+	struct text report = {NULL};
+	struct err e = {""};
+	struct json j;
+	int r;
+
+	(void)req;
+	if (!a->ops.reload) {
+		api_fail(ans, 501, "this daemon cannot read its configuration again");
+		return;
+	}
+	r = a->ops.reload(a->ops.arg, &report, &e);
+	if (r < 0) {
+		api_fail(ans, r == -EBUSY || r == -ESHUTDOWN ? 409 : 422, "%s", *e.msg ? e.msg : strerror(-r));
+	} else {
+		json_init(&j, &ans->body, true);
+		json_open(&j, NULL, '{');
+		put_report(&j, &report);
+		json_close(&j, '}');
+		text_add(&ans->body, "\n");
+	}
+	text_finish(&report);
+}
+
 /* ---- drain ---- */
 
 void api_drain(struct api *a, const struct api_req *req, struct api_answer *ans)

@@ -15,16 +15,18 @@
 #include <string.h>
 
 #define ACCEPTS 64	  /* per event, so that one busy listener does not starve the rest */
+#define ACCEPT_ALL 1024 /* of them; a queue is not longer, and a flood must not keep a socket open for ever */
 #define PAUSE_MS 50u
 #define REFUSED_LOG_MS 1000u
 
-struct conn *conn_new(struct worker *w, const struct cfg_listener *l)
+struct conn *conn_new(struct worker *w, struct snapshot *snap, const struct cfg_listener *l)
 {
 	struct conn *c = slab_alloc(&w->conns);
 
 	if (!c)
 		return NULL;
 	c->w = w;
+	c->snap = snapshot_get(snap, w->loop.worker);
 	c->state = CONN_DIALING;
 	c->leg[DST].side = DST;
 	c->leg[SRC].fd = c->leg[DST].fd = -1;
@@ -35,7 +37,7 @@ struct conn *conn_new(struct worker *w, const struct cfg_listener *l)
 	c->stages.n = 1;
 	c->stages.id[0] = (uint16_t)l->id;
 	atomic_fetch_add_explicit(&w->d->connections, 1, memory_order_relaxed);
-	atomic_fetch_add_explicit(&w->d->per_listener[l->id], 1, memory_order_relaxed);
+	atomic_fetch_add_explicit(&w->d->per_listener[l->slot], 1, memory_order_relaxed);
 	stats_gauge(&w->loop.stats, SG_CONNECTIONS, 1);
 	return c;
 }
@@ -55,6 +57,10 @@ void conn_free(struct conn *c)
 	free(c->authority);
 	free(c->principal);
 	free(c->why);
+	endpoint_put(c->ep);
+	for (uint32_t i = 0; i < c->n_via; i++)
+		endpoint_put(c->via[i]);
+	snapshot_put(c->snap, w->loop.worker);
 	slab_free(&w->conns, c);
 }
 
@@ -70,9 +76,9 @@ static bool over_limit(const struct worker *w, const struct cfg_listener *l)
 {
 	const struct daemon *d = w->d;
 
-	return atomic_load_explicit(&d->connections, memory_order_relaxed) >= d->cfg->limits.max_connections ||
+	return atomic_load_explicit(&d->connections, memory_order_relaxed) >= w->snap->cfg->limits.max_connections ||
 	       (l->max_connections &&
-		atomic_load_explicit(&d->per_listener[l->id], memory_order_relaxed) >= l->max_connections);
+		atomic_load_explicit(&d->per_listener[l->slot], memory_order_relaxed) >= l->max_connections);
 }
 
 /* who is refused by a limit leaves a line, however many they are */
@@ -112,8 +118,8 @@ static const struct cfg_listener *inner_limit(struct conn *c, uint32_t from)
 	const struct cfg_listener *full = NULL;
 
 	for (uint32_t i = from; i < c->stages.n; i++) {
-		const struct cfg_listener *l = &d->cfg->listeners[c->stages.id[i]];
-		uint32_t n = atomic_fetch_add_explicit(&d->per_listener[l->id], 1, memory_order_relaxed);
+		const struct cfg_listener *l = &c->snap->cfg->listeners[c->stages.id[i]];
+		uint32_t n = atomic_fetch_add_explicit(&d->per_listener[l->slot], 1, memory_order_relaxed);
 
 		if (l->max_connections && n >= l->max_connections)
 			full = l;
@@ -140,7 +146,7 @@ void conn_go(struct conn *c, const struct cfg_listener *l, struct stage_context 
 			return;
 		}
 		for (; c->staged < c->stages.n; c->staged++) {
-			struct listener *s = &w->listeners[c->stages.id[c->staged]];
+			struct listener *s = w->listeners[conn_slot(c, c->staged)];
 
 			stats_bump(&s->accepted, 1);
 			stats_bump(&s->active, 1);
@@ -154,7 +160,7 @@ void conn_go(struct conn *c, const struct cfg_listener *l, struct stage_context 
 	case STAGE_NO_ROUTE:
 		stats_inc(&w->loop.stats, ST_NO_ROUTE);
 		conn_end(c, END_NO_ROUTE, "no route of listener '%s' takes it",
-			 w->d->cfg->listeners[c->stages.id[c->stages.n - 1]].name);
+			 c->snap->cfg->listeners[c->stages.id[c->stages.n - 1]].name);
 		return;
 	case STAGE_DENIED:
 		judge_end(c);
@@ -164,7 +170,7 @@ void conn_go(struct conn *c, const struct cfg_listener *l, struct stage_context 
 
 static void route_tcp(struct conn *c)
 {
-	const struct cfg_listener *l = &c->w->d->cfg->listeners[c->stages.id[0]];
+	const struct cfg_listener *l = &c->snap->cfg->listeners[c->stages.id[0]];
 	struct stage_context ctx = { .src = c->src, .orig_dst = c->orig_dst, .principal = c->principal };
 	char a[ADDR_STR];
 
@@ -269,7 +275,7 @@ static void proxy_wait(struct conn *c)
 	c->proxy_wait = true;
 	c->timer.fire = proxy_late;
 	c->timer.arg = c;
-	timer_arm(&c->w->loop.timers, &c->timer, c->w->loop.now_ms + max_u64(c->w->d->cfg->timeouts.open_ms, 1));
+	timer_arm(&c->w->loop.timers, &c->timer, c->w->loop.now_ms + max_u64(c->snap->cfg->timeouts.open_ms, 1));
 	proxy_read(c); /* it often comes with the connection */
 }
 
@@ -297,7 +303,7 @@ static void captured(struct conn *c, const struct cfg_listener *l)
 static void accept_tcp(struct worker *w, const struct cfg_listener *l, int fd, const struct addr *peer)
 {
 	bool full = over_limit(w, l), known = !l->proxy_protocol || proxy_trusted(l, peer);
-	struct conn *c = full || !known ? NULL : conn_new(w, l);
+	struct conn *c = full || !known ? NULL : conn_new(w, w->snap, l);
 
 	if (!c) {
 		if (known)
@@ -327,7 +333,7 @@ static void accept_tcp(struct worker *w, const struct cfg_listener *l, int fd, c
 static void accept_tunnel(struct worker *w, const struct cfg_listener *l, int fd, const struct addr *peer)
 {
 	/* the limit is per worker: a hostile peer must not lock out the others by an atomic of all */
-	if (w->draining || w->tunnels.accepted >= max_u64(w->d->cfg->limits.max_tunnels_in / w->d->n_workers, 1) ||
+	if (w->draining || w->tunnels.accepted >= max_u64(w->snap->cfg->limits.max_tunnels_in / w->d->n_workers, 1) ||
 	    tunnel_accept(&w->tunnels, fd, l, peer) < 0) {
 		refused_log(w, l, peer);
 		sock_reset(fd);
@@ -337,7 +343,7 @@ static void accept_tunnel(struct worker *w, const struct cfg_listener *l, int fd
 void accept_resume(struct timer *t, void *listener)
 {
 	struct listener *s = listener;
-	union ev_ref ref = { .kind = EV_LISTENER, .idx = s->cfg->id };
+	union ev_ref ref = { .kind = EV_LISTENER, .idx = s->cfg->slot };
 
 	(void)t;
 	if (sock_scarce_now()) {
@@ -352,7 +358,7 @@ void accept_resume(struct timer *t, void *listener)
 /* descriptors or memory ran out: who knocks waits in the backlog */
 static void accept_pause(struct listener *s)
 {
-	union ev_ref ref = { .kind = EV_LISTENER, .idx = s->cfg->id };
+	union ev_ref ref = { .kind = EV_LISTENER, .idx = s->cfg->slot };
 	char more[LOG_MORE];
 
 	s->paused = true;
@@ -363,9 +369,10 @@ static void accept_pause(struct listener *s)
 	timer_arm(&s->w->loop.timers, &s->resume, s->w->loop.now_ms + PAUSE_MS);
 }
 
-void accept_event(struct worker *w, uint32_t id)
+/* Return: false when nobody waits, or nobody can be taken now */
+static bool accept_some(struct listener *s)
 {
-	struct listener *s = &w->listeners[id];
+	struct worker *w = s->w;
 	struct addr peer;
 	int fd;
 
@@ -373,11 +380,11 @@ void accept_event(struct worker *w, uint32_t id)
 		fd = sock_accept(s->fd, &peer);
 		stats_inc(&w->loop.stats, ST_SYS_OTHER);
 		if (fd == -EAGAIN)
-			return;
+			return false;
 		if (fd == -EMFILE || fd == -ENFILE || fd == -ENOMEM || fd == -ENOBUFS || (fd >= 0 && sock_scarce(fd)))
 			accept_pause(s);
 		if (fd < 0 && s->paused)
-			return;
+			return false;
 		if (fd < 0)
 			continue; /* the connection was gone before it was accepted (accept(2), "Error handling") */
 		if (s->cfg->type == LISTENER_TUNNEL)
@@ -385,8 +392,21 @@ void accept_event(struct worker *w, uint32_t id)
 		else
 			accept_tcp(w, s->cfg, fd, &peer);
 		if (s->paused)
-			return;
+			return false;
 	}
+	return s->fd >= 0;
+}
+
+void accept_event(struct worker *w, uint32_t slot)
+{
+	if (w->listeners[slot])
+		(void)accept_some(w->listeners[slot]);
+}
+
+void accept_all(struct listener *s)
+{
+	for (int i = 0; i < ACCEPT_ALL && accept_some(s); i++)
+		;
 }
 
 /* what the peer says of itself must not contradict what its certificate proves (row A12); it is flagged, never believed */
@@ -404,7 +424,7 @@ static bool contradicts(const struct metadata *md, const char *id)
 
 static void take_metadata(struct worker *w, struct tunnel *t, struct leg *g, const struct header *h, size_t n)
 {
-	const struct metadata_limits lim = { .bytes = w->d->cfg->limits.metadata_bytes, .members = 64 };
+	const struct metadata_limits lim = { .bytes = w->snap->cfg->limits.metadata_bytes, .members = 64 };
 	int e;
 
 	g->who = tunnel_who_get(t->who);
@@ -422,9 +442,9 @@ static void take_metadata(struct worker *w, struct tunnel *t, struct leg *g, con
 	}
 }
 
-static void refuse_at_once(struct worker *w, struct tunnel *t, int32_t id, int status)
+static void refuse_at_once(struct tunnel *t, int32_t id, int status)
 {
-	connect_refuse(&t->h2, id, status, worker_self(w, t->identity), tunnel_kin(t) ? "a connection limit is reached" : NULL);
+	connect_refuse(&t->h2, id, status, snapshot_self(t->snap, t->identity), tunnel_kin(t) ? "a connection limit is reached" : NULL);
 	if (t->h2.streams == 0)
 		tunnel_stream_ended(t);
 }
@@ -446,12 +466,12 @@ static void on_request(void *owner, struct tunnel *t, int32_t id, const struct h
 	struct stage_context ctx = { .in = { .headers = h, .n_headers = n } };
 	struct connect_in in;
 	struct err why = { "" };
-	struct conn *c = over_limit(w, l) ? NULL : conn_new(w, l);
+	struct conn *c = over_limit(w, l) ? NULL : conn_new(w, t->snap, l);
 	int status = connect_parse(h, n, flags, &in, &why);
 
 	if (!c) {
 		refused_log(w, l, &t->who->remote);
-		refuse_at_once(w, t, id, 503);
+		refuse_at_once(t, id, 503);
 		return;
 	}
 	if (h2_accept(&t->h2, &c->leg[SRC].s, id) < 0) {

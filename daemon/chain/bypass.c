@@ -30,7 +30,7 @@ static bool end_to_end(const struct conn *c)
 void bypass_opened(struct conn *c)
 {
 	const struct bypass *b = c->w->d->kernel.bypass;
-	const struct cfg_bypass *cfg = &c->w->d->cfg->kernel.bypass;
+	const struct cfg_bypass *cfg = &c->snap->cfg->kernel.bypass;
 	bool streams = has_leg(c, LEG_STREAM);
 
 	c->turn = SRC;
@@ -196,7 +196,7 @@ static void demote(struct conn *c)
 void bypass_tick(struct timer *t, void *worker)
 {
 	struct worker *w = worker;
-	uint64_t bulk = w->d->cfg->kernel.bypass.bulk;
+	uint64_t bulk = w->snap->cfg->kernel.bypass.bulk;
 	struct conn *c, *next;
 
 	for (c = LIST_FIRST(&w->joined); c; c = next) {

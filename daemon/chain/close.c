@@ -112,7 +112,7 @@ static void close_stream(struct conn *c, struct leg *g, enum ending e)
 		/* what the next agent answered is passed on as it is */
 		if ((e != END_PEER_REFUSED && e != END_PEER_DENIED) || c->status < 400 || c->status > 599)
 			c->status = r->status;
-		connect_refuse(&t->h2, g->s.id, c->status, worker_self(c->w, t->identity), tunnel_kin(t) ? c->why ? c->why : r->text : NULL);
+		connect_refuse(&t->h2, g->s.id, c->status, snapshot_self(t->snap, t->identity), tunnel_kin(t) ? c->why ? c->why : r->text : NULL);
 	} else if (g->side == DST && !g->answered && !h2_may_reset_early(&t->h2)) {
 		h2_forget(&g->s); /* reset when its answer comes: many early resets look like an attack on the peer */
 	} else {
@@ -127,11 +127,11 @@ static void uncount(struct conn *c)
 
 	atomic_fetch_sub_explicit(&d->connections, 1, memory_order_relaxed);
 	for (uint32_t i = 0; i < c->stages.n; i++)
-		atomic_fetch_sub_explicit(&d->per_listener[c->stages.id[i]], 1, memory_order_relaxed);
+		atomic_fetch_sub_explicit(&d->per_listener[conn_slot(c, i)], 1, memory_order_relaxed);
 	if (c->counted)
-		atomic_fetch_sub_explicit(&d->per_cluster[c->stages.cluster->id], 1, memory_order_relaxed);
+		atomic_fetch_sub_explicit(&d->per_cluster[c->stages.cluster->slot], 1, memory_order_relaxed);
 	for (uint32_t i = 0; i < c->n_via; i++) {
-		atomic_fetch_sub_explicit(&d->per_cluster[c->via[i]->cluster->id], 1, memory_order_relaxed);
+		atomic_fetch_sub_explicit(&d->per_cluster[c->via[i]->slot], 1, memory_order_relaxed);
 		stats_bump(&c->via[i]->active, (uint64_t)-1);
 	}
 	stats_gauge(&c->w->loop.stats, SG_CONNECTIONS, -1);
@@ -156,7 +156,7 @@ static void failed_log(struct conn *c)
 	    !log_rate_text(&c->w->failed_log, c->w->loop.now_ms, FAIL_LOG_MS, more))
 		return;
 	log_warn(LA_CHAIN, "connection %llu from %s at listener '%s' failed: %s%s%s%s", (unsigned long long)c->id, addr_str(&c->src, src),
-		 c->w->d->cfg->listeners[c->stages.id[0]].name, table[c->ending].text, c->why ? ": " : "", c->why ? c->why : "", more);
+		 c->snap->cfg->listeners[c->stages.id[0]].name, table[c->ending].text, c->why ? ": " : "", c->why ? c->why : "", more);
 }
 
 void conn_end(struct conn *c, enum ending e, const char *fmt, ...)

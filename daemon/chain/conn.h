@@ -14,6 +14,7 @@
  */
 #pragma once
 #include "base/buf.h"
+#include "chain/snapshot.h"
 #include "chain/stage.h"
 #include "kern/bypass.h"
 #include "loop/loop.h"
@@ -80,6 +81,7 @@ struct leg {
 struct conn {
 	struct slab_head head;
 	struct worker *w;
+	struct snapshot *snap;	 /* in force when it came */
 	struct task task;	 /* move more, or free */
 	struct timer timer;	 /* dialing: deadline; open: idle */
 	struct pool_wait wait;
@@ -96,6 +98,7 @@ struct conn {
 	uint8_t staged;		 /* so many of the stages' listeners count it as active */
 	uint8_t n_via;		 /* tunnel endpoints on the way that are this node: the short way */
 	struct endpoint *via[SHORT_MAX];
+	uint16_t via_cluster[SHORT_MAX]; /* their clusters' ids */
 	uint8_t first_end;	 /* 1 + the side whose FIN or END_STREAM came first */
 	uint8_t tries;		 /* endpoints and re-dispatches used up */
 	uint16_t status;	 /* of the CONNECT sent or received */
@@ -128,6 +131,11 @@ static inline struct conn *leg_conn(struct leg *g)
 {
 	return (struct conn *)((char *)(g - g->side) - offsetof(struct conn, leg));
 }
+/* of the listener passed at @stage, in the worker's table */
+static inline uint32_t conn_slot(const struct conn *c, uint32_t stage)
+{
+	return c->snap->cfg->listeners[c->stages.id[stage]].slot;
+}
 static inline struct conn *stream_conn(struct h2_stream *s, int *ret_side)
 {
 	struct leg *g = (struct leg *)((char *)s - offsetof(struct leg, s));
@@ -137,7 +145,8 @@ static inline struct conn *stream_conn(struct h2_stream *s, int *ret_side)
 }
 
 /* ---- accept.c ---- */
-struct conn *conn_new(struct worker *w, const struct cfg_listener *l);
+/** conn_new() - @l is of @snap */
+struct conn *conn_new(struct worker *w, struct snapshot *snap, const struct cfg_listener *l);
 void conn_free(struct conn *c);
 /** conn_watch() - put a socket leg into epoll. Return: 0 or -errno. */
 int conn_watch(struct conn *c, int side);
@@ -160,8 +169,8 @@ size_t dial_authority(const struct conn *c, char text[ADDR_STR], const char **re
 void dial_trace(struct conn *c, char out[TRACEPARENT_LEN + 1]); /* traceparent; made up if the source gave none */
 
 /* ---- short.c: the endpoint is this node ---- */
-/** short_way() - @ep, chosen, at @to: is it a tunnel listener of ours? true: the connection goes on there, or has ended */
-bool short_way(struct conn *c, struct endpoint *ep, const struct addr *to);
+/** short_way() - the endpoint, chosen, at @to: is it a tunnel listener of ours? true: the connection goes on there, or has ended */
+bool short_way(struct conn *c, const struct addr *to);
 
 /* ---- judge.c: policies ---- */
 /** judge_prepare() - @ctx will be judged, and counted as @c's */

@@ -13,20 +13,16 @@
 
 #define CALL_MS 1000
 
-static int load_identities(struct daemon *d, struct err *reterr)
+void listener_spread(const struct cfg_listener *l, int fd0, uint32_t n_workers)
 {
-	struct err warn;
-	int r = 0;
+	int r;
 
-	d->tls = calloc(d->cfg->n_identities + 1u, sizeof(*d->tls));
-	if (!d->tls)
-		return err_set(reterr, -ENOMEM, "out of memory");
-	for (uint32_t i = 0; r == 0 && i < d->cfg->n_identities; i++) {
-		r = tls_ctx_create(&d->tls[i], &d->cfg->identities[i], &warn, reterr);
-		if (r == 0 && warn.msg[0])
-			log_err(LA_MAIN, "%s", warn.msg);
-	}
-	return r;
+	if (l->type != LISTENER_TCP || n_workers < 2 || fd0 < 0)
+		return;
+	r = l->spread == SPREAD_SOURCE ? sock_spread_by_source(fd0, n_workers) : sock_spread_plain(fd0);
+	if (r < 0)
+		log_warn(LA_MAIN, "listener '%s': spread: source is not available (%s); connections are spread by connection", l->name,
+			 strerror(-r));
 }
 
 /* one socket per worker in a reuseport group; the order of binding is the order of indexes that sock_spread_by_source() picks from */
@@ -35,7 +31,7 @@ static int bind_listener(struct daemon *d, const struct cfg_listener *l, struct 
 	int r;
 
 	for (uint32_t i = 0; i < d->n_workers; i++) {
-		r = listener_open(&d->workers[i].listeners[l->id], i == 0, reterr);
+		r = listener_open(d->workers[i].listeners[l->slot], i == 0, reterr);
 		if (r == -ENOENT && l->netns) {
 			log_warn(LA_MAIN, "listener '%s': %s; it waits for it", l->name, reterr->msg);
 			return 0;
@@ -43,12 +39,7 @@ static int bind_listener(struct daemon *d, const struct cfg_listener *l, struct 
 		if (r < 0)
 			return err_prefix(reterr, r, "listener '%s'", l->name);
 	}
-	if (l->type != LISTENER_TCP || l->spread != SPREAD_SOURCE || d->n_workers < 2)
-		return 0;
-	r = sock_spread_by_source(d->workers[0].listeners[l->id].fd, d->n_workers);
-	if (r < 0)
-		log_warn(LA_MAIN, "listener '%s': spread: source is not available (%s); connections are spread by connection", l->name,
-			 strerror(-r));
+	listener_spread(l, d->workers[0].listeners[l->slot]->fd, d->n_workers);
 	return 0;
 }
 
@@ -73,28 +64,32 @@ static int workers_create(struct daemon *d, struct err *reterr)
 	return r;
 }
 
-int daemon_create(struct daemon **ret, const struct config *cfg, struct err *reterr)
+int daemon_create(struct daemon **ret, struct snapshot *first, struct err *reterr)
 {
 	struct daemon *d = calloc(1, sizeof(*d));
+	const struct config *cfg = first->cfg;
 	struct timespec ts;
 	uint64_t seed;
 	int r;
 
-	if (!d)
+	if (!d) {
+		snapshot_destroy(first);
 		return err_set(reterr, -ENOMEM, "out of memory");
+	}
 	if (getrandom(&seed, sizeof(seed), 0) == sizeof(seed))
 		metadata_hash_seed(seed); /* a peer must not choose what collides */
 	clock_gettime(CLOCK_MONOTONIC, &ts);
 	d->start_us = (uint64_t)ts.tv_sec * 1000000u + (uint64_t)ts.tv_nsec / 1000u;
+	d->snap = first;
 	d->cfg = cfg;
-	d->n_workers = cfg->workers;
+	d->n_workers = first->n_workers;
 	d->drained_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
-	d->per_listener = calloc(cfg->n_listeners + 1u, sizeof(*d->per_listener));
-	d->per_cluster = calloc(cfg->n_clusters + 1u, sizeof(*d->per_cluster));
+	d->per_listener = calloc(LISTENER_SLOTS, sizeof(*d->per_listener));
+	d->per_cluster = calloc(CLUSTER_SLOTS, sizeof(*d->per_cluster));
 	r = health_init(d);
 	r = r < 0 || d->drained_fd < 0 || !d->per_listener || !d->per_cluster ? err_set(reterr, -ENOMEM, "out of memory") : 0;
 	if (r == 0)
-		r = load_identities(d, reterr);
+		r = daemon_number(d, first, reterr);
 	if (r == 0)
 		r = kernel_probe(&d->kernel, cfg, reterr); /* before sockets are made: the bypass notes who made them */
 	if (r == 0)
@@ -190,11 +185,9 @@ void daemon_destroy(struct daemon *d)
 	access_log_stop(d->access_log); /* after the last connections were reported */
 	for (uint32_t i = 0; d->workers && i < d->n_workers; i++)
 		access_ring_finish(&d->workers[i].access);
-	for (uint32_t i = 0; d->tls && i < d->cfg->n_identities; i++)
-		tls_ctx_put(d->tls[i]);
 	kernel_finish(&d->kernel, !d->draining);
 	health_finish(d);
-	free(d->tls);
+	daemon_swap_finish(d);
 	free(d->workers);
 	free(d->rings);
 	free((void *)d->per_listener);

@@ -9,9 +9,15 @@
 #include "chain/worker.h"
 #include <stdatomic.h>
 
+struct swap; /* swap.c */
+struct reap;
+
 struct daemon {
-	const struct config *cfg;
-	struct tls_ctx **tls; /* by identity index; read-only once started */
+	struct snapshot *snap;	  /* in force; ours. Those before it hang on it while somebody uses them */
+	const struct config *cfg; /* its configuration; main thread */
+	struct slots listener_slots, cluster_slots, policy_slots;
+	struct swap *swap;	  /* not NULL: a worker has not taken the newest snapshot yet */
+	struct reap *reap;	  /* not NULL: a worker has not let go of removed objects yet */
 	struct kernel kernel;
 	struct health health;
 	struct worker *workers;
@@ -20,19 +26,39 @@ struct daemon {
 	struct access_ring **rings;
 	uint64_t start_us;		 /* CLOCK_MONOTONIC */
 	_Atomic uint32_t connections;	 /* live, all workers */
-	_Atomic uint32_t *per_listener, *per_cluster; /* live, by id; for limits */
+	_Atomic uint32_t *per_listener, *per_cluster; /* live, by slot; for limits */
 	_Atomic uint32_t drained;	 /* workers that have finished draining */
 	int drained_fd;			 /* eventfd: a worker has drained */
 	bool ready, draining;
 };
 
-/** daemon_create() - certificates loaded, listeners bound; nothing runs yet. Return: 0 or -errno with the sentence. */
-int daemon_create(struct daemon **ret, const struct config *cfg, struct err *reterr);
+/**
+ * daemon_create() - listeners bound; nothing runs yet
+ * @first: taken, whatever comes of it
+ * Return: 0 or -errno with the sentence.
+ */
+int daemon_create(struct daemon **ret, struct snapshot *first, struct err *reterr);
 int daemon_start(struct daemon *d, struct err *reterr);
 /** daemon_drain() - returns at once; daemon_drained() when all workers are empty or the time is over */
 void daemon_drain(struct daemon *d, uint64_t within_ms);
 bool daemon_drained(const struct daemon *d);
 void daemon_destroy(struct daemon *d); /* stops the workers */
+/* ---- swap.c: what is in force ---- */
+/**
+ * daemon_swap() - @next comes into force: sockets are bound first, then each worker takes it between two turns of its loop. Connections
+ * go on with what they began with. All or nothing: on an error nothing has changed.
+ * @next: taken, unless there is an error
+ * Return: 0, or -errno with the sentence; -EBUSY: a worker has not taken the last one yet.
+ */
+int daemon_swap(struct daemon *d, struct snapshot *next, struct err *reterr);
+/** daemon_tick() - once a second, and after a swap: what nobody uses any more is freed */
+void daemon_tick(struct daemon *d);
+/** daemon_number() - give the first snapshot its slots. Return: 0 or -errno with the sentence. */
+int daemon_number(struct daemon *d, struct snapshot *first, struct err *reterr);
+void daemon_swap_finish(struct daemon *d); /* workers are gone */
+/** listener_spread() - which worker gets a connection, as configured; @fd0: the first worker's socket */
+void listener_spread(const struct cfg_listener *l, int fd0, uint32_t n_workers);
+
 /** daemon_call() - run @c on worker @i and wait for it, a second at most. Return: 0, -EAGAIN (not posted), -ETIMEDOUT (@c must live on). */
 struct call {
 	struct order order;

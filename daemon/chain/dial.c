@@ -26,9 +26,18 @@ static void arm(struct conn *c, uint64_t ms)
 	timer_arm(&c->w->loop.timers, &c->timer, c->w->loop.now_ms + max_u64(ms, 1));
 }
 
+/* @ep may be kept longer than its cluster has it */
+static void keep(struct conn *c, struct endpoint *ep)
+{
+	struct endpoint *old = c->ep;
+
+	c->ep = ep ? endpoint_get(ep) : NULL;
+	endpoint_put(old);
+}
+
 static void chose(struct conn *c, struct endpoint *ep, const struct addr *to)
 {
-	c->ep = ep;
+	keep(c, ep);
 	c->dst = *to;
 	c->chosen = ep != NULL;
 	if (ep) {
@@ -52,9 +61,18 @@ static void unchoose(struct conn *c, bool failed)
 static struct endpoint *pick_of_two(struct worker *w, struct cluster *cl)
 {
 	uint32_t n = cl->cfg->n_endpoints;
-	struct endpoint *a = &cl->ep[loop_random(&w->loop) % n], *b = &cl->ep[loop_random(&w->loop) % n];
+	struct endpoint *a = cl->ep[loop_random(&w->loop) % n], *b = cl->ep[loop_random(&w->loop) % n];
 
 	return atomic_load_explicit(&b->active, memory_order_relaxed) < atomic_load_explicit(&a->active, memory_order_relaxed) ? b : a;
+}
+
+static struct endpoint *after(const struct cluster *cl, const struct endpoint *ep)
+{
+	uint32_t n = cl->cfg->n_endpoints, i = 0;
+
+	while (i < n && cl->ep[i] != ep)
+		i++;
+	return cl->ep[i < n ? (i + 1) % n : 0];
 }
 
 static struct endpoint *pick(struct conn *c, struct cluster *cl)
@@ -63,18 +81,18 @@ static struct endpoint *pick(struct conn *c, struct cluster *cl)
 	struct endpoint *best;
 
 	if (c->tries && c->ep) /* the one chosen first has failed: go round */
-		return &cl->ep[((uint32_t)(c->ep - cl->ep) + 1) % n];
+		return after(cl, c->ep);
 	switch (cl->cfg->balance) {
 	case BALANCE_ROUND_ROBIN:
-		return &cl->ep[start % n];
+		return cl->ep[start % n];
 	case BALANCE_RANDOM_TWO:
 		return pick_of_two(c->w, cl);
 	case BALANCE_LEAST_REQUEST:
 		break;
 	}
-	best = &cl->ep[start % n];
+	best = cl->ep[start % n];
 	for (uint32_t i = 1; i < n; i++) {
-		struct endpoint *e = &cl->ep[(start + i) % n];
+		struct endpoint *e = cl->ep[(start + i) % n];
 
 		if (atomic_load_explicit(&e->active, memory_order_relaxed) < atomic_load_explicit(&best->active, memory_order_relaxed))
 			best = e;
@@ -241,7 +259,7 @@ static void tunnel_ready(struct pool_wait *wait, struct tunnel *t, int error, co
 	n = dial_authority(c, text, &authority);
 	dial_trace(c, trace);
 	c->leg[DST].kind = LEG_STREAM;
-	r = connect_open(&t->h2, &c->leg[DST].s, worker_self(c->w, t->identity), authority, n, &c->src, trace);
+	r = connect_open(&t->h2, &c->leg[DST].s, snapshot_self(t->snap, t->identity), authority, n, &c->src, trace);
 	if (r < 0) {
 		c->leg[DST].kind = LEG_NONE;
 		if (r == -ESTALE) {
@@ -255,7 +273,7 @@ static void tunnel_ready(struct pool_wait *wait, struct tunnel *t, int error, co
 	c->leg[DST].sid = (uint32_t)c->leg[DST].s.id;
 	t->idle_ms = 0;
 	c->early = true;
-	arm(c, c->w->d->cfg->timeouts.open_ms);
+	arm(c, c->snap->cfg->timeouts.open_ms);
 }
 
 static void dial_tunnel(struct conn *c, struct cluster *cl, const struct addr *to)
@@ -273,7 +291,7 @@ static void dial_tunnel(struct conn *c, struct cluster *cl, const struct addr *t
 
 bool dial_again(struct conn *c)
 {
-	struct cluster *cl = &c->w->clusters[c->stages.cluster->id];
+	struct cluster *cl = c->w->clusters[c->stages.cluster->slot];
 	bool waited;
 
 	if (c->tries + 1u >= TRIES || c->state != CONN_DIALING)
@@ -339,13 +357,13 @@ struct addr dial_wanted(const struct conn *c)
 
 static void dial_to(struct conn *c, struct endpoint *ep, const struct addr *to)
 {
-	struct cluster *cl = &c->w->clusters[c->stages.cluster->id];
+	struct cluster *cl = c->w->clusters[c->stages.cluster->slot];
 
 	timer_disarm(&c->w->loop.timers, &c->timer); /* that of the name; the pool has its own */
 	chose(c, ep, to);
 	if (c->stages.cluster->type != CLUSTER_TUNNEL)
 		dial_tcp(c, cl, to);
-	else if (!short_way(c, ep, to))
+	else if (!short_way(c, to))
 		dial_tunnel(c, cl, to);
 }
 
@@ -361,7 +379,7 @@ static bool allowed(const struct cfg_cluster *cl, const struct addr *to)
 static bool comes_back(const struct conn *c, const struct addr *to)
 {
 	const struct daemon *d = c->w->d;
-	const struct cfg_listener *l = &d->cfg->listeners[c->stages.id[0]];
+	const struct cfg_listener *l = &c->snap->cfg->listeners[c->stages.id[0]];
 	const char *from = c->stages.cluster->netns, *at = l->netns;
 
 	if (l->type != LISTENER_TCP || l->address.port != to->port || l->address.family != to->family ||
@@ -377,7 +395,7 @@ static void dial_original(struct conn *c, const struct addr *to)
 	if (comes_back(c, to)) {
 		stats_inc(&c->w->loop.stats, ST_NO_ROUTE);
 		conn_end(c, END_NO_ROUTE, "connected to listener '%s' itself: there is no other destination to go to",
-			 c->w->d->cfg->listeners[c->stages.id[0]].name);
+			 c->snap->cfg->listeners[c->stages.id[0]].name);
 		return;
 	}
 	if (!allowed(c->stages.cluster, to)) {
@@ -428,18 +446,19 @@ static void endpoint_answer(struct endpoint *ep, struct worker *w, const struct 
 		return; /* old addresses stay in use: a DNS outage must not become ours */
 	memcpy(ep->addr, a, n * sizeof(*a));
 	for (uint32_t i = 0; i < n; i++)
-		ep->addr[i].port = ep->cfg->port;
+		ep->addr[i].port = ep->port;
 	ep->n = n;
-	ep->fresh_until_ms = w->loop.now_ms + max_u64(ep->cluster->dns_refresh_ms, 1000);
+	ep->fresh_until_ms = w->loop.now_ms + max_u64(ep->refresh_ms, 1000);
 	atomic_store_explicit(&ep->known, 1, memory_order_release);
 }
 
 static void endpoint_refreshed(void *owner, uint64_t arg, const struct addr *a, uint32_t n, const char *why)
 {
-	struct worker *w = owner;
+	struct endpoint *ep = (struct endpoint *)(uintptr_t)arg;
 
 	(void)why;
-	endpoint_answer(&w->endpoints[arg], w, a, n);
+	endpoint_answer(ep, owner, a, n);
+	endpoint_put(ep);
 }
 
 static void endpoint_named(void *owner, uint64_t arg, const struct addr *a, uint32_t n, const char *why)
@@ -452,7 +471,7 @@ static void endpoint_named(void *owner, uint64_t arg, const struct addr *a, uint
 		return;
 	endpoint_answer(ep, w, a, n);
 	if (!n)
-		conn_end(c, END_NO_NAME, "name %s: %s", ep->cfg->host, why);
+		conn_end(c, END_NO_NAME, "name %s: %s", ep->host, why);
 	else
 		dial_to(c, ep, &ep->addr[ep->next++ % ep->n]);
 }
@@ -461,22 +480,24 @@ static void dial_endpoint(struct conn *c, struct endpoint *ep)
 {
 	struct worker *w = c->w;
 
-	if (!ep->cfg->host) {
-		dial_to(c, ep, &ep->cfg->address);
+	if (!ep->host) {
+		dial_to(c, ep, &ep->address);
 		return;
 	}
 	if (ep->n && ep->fresh_until_ms <= w->loop.now_ms && !ep->looking) {
 		ep->looking = true;
-		if (dns_query(w->dns, ep->cfg->host, endpoint_refreshed, ep->cfg->id) < 0)
+		if (dns_query(w->dns, ep->host, endpoint_refreshed, (uintptr_t)endpoint_get(ep)) < 0) {
 			ep->looking = false;
+			endpoint_put(ep);
+		}
 	}
 	if (ep->n) {
 		dial_to(c, ep, &ep->addr[ep->next++ % ep->n]);
 		return;
 	}
-	c->ep = ep; /* counted when the name is known */
+	keep(c, ep); /* counted when the name is known */
 	arm(c, c->stages.cluster->connect_timeout_ms);
-	if (dns_query(w->dns, ep->cfg->host, endpoint_named, conn_ref(c)) < 0)
+	if (dns_query(w->dns, ep->host, endpoint_named, conn_ref(c)) < 0)
 		conn_end(c, END_MEMORY, "out of memory");
 }
 
@@ -499,7 +520,7 @@ static void dial_original_name(struct conn *c)
 
 static void dial_next(struct conn *c)
 {
-	struct cluster *cl = &c->w->clusters[c->stages.cluster->id];
+	struct cluster *cl = c->w->clusters[c->stages.cluster->slot];
 	struct endpoint *ep;
 	struct addr to;
 
@@ -528,7 +549,7 @@ void dial_start(struct conn *c)
 	struct daemon *d = c->w->d;
 
 	c->counted = true;
-	if (atomic_fetch_add_explicit(&d->per_cluster[cl->id], 1, memory_order_relaxed) >= cl->max_connections && cl->max_connections) {
+	if (atomic_fetch_add_explicit(&d->per_cluster[cl->slot], 1, memory_order_relaxed) >= cl->max_connections && cl->max_connections) {
 		conn_end(c, END_LIMIT, "cluster '%s' has its %u connections", cl->name, cl->max_connections);
 		return;
 	}

@@ -98,7 +98,7 @@ static const char *conn_state_text(const struct conn *c)
 
 static void chain_text(const struct conn *c, char *out, size_t size)
 {
-	const struct config *cfg = c->w->d->cfg;
+	const struct config *cfg = c->snap->cfg;
 	size_t n = 0;
 
 	out[0] = '\0';
@@ -166,7 +166,7 @@ static void conn_fill(const struct conn *c, struct conn_row *r)
 	r->bypassed_recv = c->bypassed[DST];
 	r->spliced_sent = c->spliced[SRC];
 	r->spliced_recv = c->spliced[DST];
-	put(r->listener, sizeof(r->listener), c->w->d->cfg->listeners[c->stages.id[0]].name);
+	put(r->listener, sizeof(r->listener), c->snap->cfg->listeners[c->stages.id[0]].name);
 	chain_text(c, r->chain, sizeof(r->chain));
 	put(r->route, sizeof(r->route), c->stages.route ? c->stages.route->name : "");
 	addr_str(&c->src, r->src);
@@ -310,14 +310,17 @@ static uint64_t get(const _Atomic uint64_t *c)
 int inspect_listeners(struct daemon *d, struct listener_row **ret, size_t *ret_n)
 {
 	uint32_t n = d->cfg->n_listeners;
-	struct listener_row *r = calloc(n + 1u, sizeof(*r));
+	struct listener_row *r;
 
+	if (d->swap) /* its objects may not be there yet */
+		return -ETIMEDOUT;
+	r = calloc(n + 1u, sizeof(*r));
 	if (!r)
 		return -ENOMEM;
 	for (uint32_t i = 0; i < n; i++) {
 		r[i].cfg = &d->cfg->listeners[i];
 		for (uint32_t w = 0; w < d->n_workers; w++) {
-			const struct listener *s = &d->workers[w].listeners[i];
+			const struct listener *s = d->workers[w].listeners[d->cfg->listeners[i].slot];
 
 			r[i].accepted += get(&s->accepted);
 			r[i].active += get(&s->active);
@@ -349,7 +352,7 @@ int inspect_policies(struct daemon *d, struct policy_row **ret, size_t *ret_n)
 						   .elsewhere = info.elsewhere, .rules = info.rules, .values = info.values};
 		}
 		for (uint32_t w = 0; w < d->n_workers; w++) {
-			const struct policy_counts *c = &d->workers[w].policies[i];
+			const struct policy_counts *c = &d->workers[w].policies[i < n ? d->snap->policy_slot[i] : POLICY_COUNTS_DEFAULT];
 
 			r[i].allowed += get(&c->allowed);
 			r[i].denied += get(&c->denied);
@@ -365,34 +368,43 @@ int inspect_policies(struct daemon *d, struct policy_row **ret, size_t *ret_n)
 int inspect_endpoints(struct daemon *d, struct endpoint_row **ret, size_t *ret_n)
 {
 	uint32_t n = d->cfg->n_endpoints;
-	struct endpoint_row *r = calloc(n + 1u, sizeof(*r));
+	struct endpoint_row *r;
 	struct tunnel_row *t;
 	size_t nt = 0;
 
+	if (d->swap)
+		return -ETIMEDOUT;
+	r = calloc(n + 1u, sizeof(*r));
 	if (!r)
 		return -ENOMEM;
 	if (inspect_tunnels(d, &t, &nt) < 0)
 		t = NULL;
-	for (uint32_t i = 0; i < n; i++) {
-		const struct endpoint *e = &d->workers[0].endpoints[i];
+	for (uint32_t i = 0, c = 0, k = 0; i < n; i++, k++) {
+		const struct cfg_cluster *cl;
+		const struct cfg_endpoint *cfg;
 
-		r[i].cluster = e->cluster;
-		r[i].endpoint = e->cfg;
-		r[i].resolved = !e->cfg->host;
-		if (e->cfg->host)
-			snprintf(r[i].address, sizeof(r[i].address), "%.48s:%u", e->cfg->host, e->cfg->port);
+		for (; k == d->cfg->clusters[c].n_endpoints; k = 0)
+			c++;
+		cl = &d->cfg->clusters[c];
+		cfg = &cl->endpoints[k];
+		r[i].cluster = cl;
+		r[i].endpoint = cfg;
+		r[i].resolved = !cfg->host;
+		if (cfg->host)
+			snprintf(r[i].address, sizeof(r[i].address), "%.48s:%u", cfg->host, cfg->port);
 		else
-			addr_str(&e->cfg->address, r[i].address);
+			addr_str(&cfg->address, r[i].address);
 		for (uint32_t w = 0; w < d->n_workers; w++) {
-			e = &d->workers[w].endpoints[i];
+			const struct endpoint *e = d->workers[w].clusters[cl->slot]->ep[k];
+
 			r[i].active += get(&e->active);
 			r[i].total += get(&e->total);
 			r[i].failed += get(&e->failed);
 			r[i].resolved |= atomic_load_explicit(&e->known, memory_order_acquire) != 0;
 		}
-		for (size_t k = 0; t && k < nt; k++)
-			r[i].tunnels += !strcmp(t[k].dir, "out") && !strcmp(t[k].cluster, e->cluster->name) &&
-					(e->cfg->host || !strcmp(t[k].peer, r[i].address));
+		for (size_t j = 0; t && j < nt; j++)
+			r[i].tunnels += !strcmp(t[j].dir, "out") && !strcmp(t[j].cluster, cl->name) &&
+					(cfg->host || !strcmp(t[j].peer, r[i].address));
 	}
 	for (uint32_t w = 0; w < d->n_workers && n; w++) /* queues are per worker and peer; shown with the first endpoint */
 		r[0].queued += (uint64_t)max_u64((uint64_t)atomic_load_explicit(&d->workers[w].loop.stats.g[SG_QUEUED], memory_order_relaxed), 0);

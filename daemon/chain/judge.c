@@ -18,18 +18,18 @@
 
 static const struct policy_set *set_of(const struct conn *c)
 {
-	return c->w->d->cfg->policy_set;
+	return c->snap->cfg->policy_set;
 }
 
 /* the last one is for what no policy decided */
-static struct policy_counts *counts_of(const struct worker *w, uint32_t policy)
+static struct policy_counts *counts_of(const struct conn *c, uint32_t policy)
 {
-	return &w->policies[policy == POLICY_NONE ? w->d->cfg->n_policies : policy];
+	return &c->w->policies[policy == POLICY_NONE ? POLICY_COUNTS_DEFAULT : c->snap->policy_slot[policy]];
 }
 
 static void dry_log(struct conn *c, enum policy_place at, uint32_t id, const struct policy_verdict *v)
 {
-	const struct config *cfg = c->w->d->cfg;
+	const struct config *cfg = c->snap->cfg;
 	const char *who = conn_principal(c);
 	char rule[POLICY_RULE_NAME], src[ADDR_STR], more[LOG_MORE];
 	bool allow = v->n_dry && v->dry[0].allow;
@@ -51,16 +51,16 @@ static void judged(void *arg, enum policy_place at, uint32_t id, const struct po
 	struct conn *c = arg;
 
 	if (!v->allowed)
-		stats_bump(&counts_of(c->w, v->policy)->denied, 1);
+		stats_bump(&counts_of(c, v->policy)->denied, 1);
 	else if (v->policy != POLICY_NONE)
-		stats_bump(&counts_of(c->w, v->policy)->allowed, 1);
+		stats_bump(&counts_of(c, v->policy)->allowed, 1);
 	for (uint32_t i = 0; i < v->n_dry; i++) {
-		struct policy_counts *n = counts_of(c->w, v->dry[i].policy);
+		struct policy_counts *n = counts_of(c, v->dry[i].policy);
 
 		stats_bump(v->dry[i].allow ? &n->dry_allowed : &n->dry_denied, 1);
 	}
 	if (v->dry_default)
-		stats_bump(&counts_of(c->w, POLICY_NONE)->dry_denied, 1);
+		stats_bump(&counts_of(c, POLICY_NONE)->dry_denied, 1);
 	if (v->n_dry || v->dry_default)
 		dry_log(c, at, id, v);
 }
@@ -97,7 +97,7 @@ static uint32_t entered_at(const struct conn *c)
 {
 	uint32_t i = c->n_via ? c->stages.n - 1u : 0;
 
-	while (i && c->w->d->cfg->listeners[c->stages.id[i]].type != LISTENER_TUNNEL)
+	while (i && c->snap->cfg->listeners[c->stages.id[i]].type != LISTENER_TUNNEL)
 		i--;
 	return i;
 }
@@ -105,19 +105,19 @@ static uint32_t entered_at(const struct conn *c)
 bool judge_address(struct conn *c, const struct addr *to)
 {
 	struct stage_context ctx = {.src = c->src, .principal = conn_principal(c), .in = {.addr = *to, .port = to->port, .md = c->leg[SRC].md}};
-	const struct cfg_cluster *via = c->n_via ? c->via[c->n_via - 1]->cluster : NULL;
+	const struct cfg_cluster *via = c->n_via ? &c->snap->cfg->clusters[c->via_cluster[c->n_via - 1]] : NULL;
 
 	if (!policy_looks_at(set_of(c), POLICY_DESTINATION_IP))
 		return true;
 	judge_prepare(c, &ctx);
 	if (via) {
 		/* what short.c made of us; the metadata is not kept: a policy that allows by it, and by addresses, does not allow this */
-		ctx.principal = via->tls ? tls_ctx_id(c->w->d->tls[via->identity - c->w->d->cfg->identities]) : NULL;
+		ctx.principal = via->tls ? tls_ctx_id(snapshot_tls(c->snap, via->identity)) : NULL;
 		ctx.in.md = NULL;
 	}
 	if (c->authority)
 		ctx.in.authority = (struct slice){c->authority, strlen(c->authority)};
-	if (stages_judge(c->w->d->cfg, entered_at(c), &ctx, &c->stages) == STAGE_GO)
+	if (stages_judge(c->snap->cfg, entered_at(c), &ctx, &c->stages) == STAGE_GO)
 		return true;
 	judge_end(c);
 	return false;

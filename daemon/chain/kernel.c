@@ -93,7 +93,7 @@ static int listener_fd(void *arg, uint32_t i, uint32_t w)
 {
 	const struct daemon *d = arg;
 
-	return d->workers[w].listeners[i].fd;
+	return d->workers[w].listeners[d->cfg->listeners[i].slot]->fd;
 }
 
 int kernel_attach(struct daemon *d, struct err *reterr)

@@ -33,12 +33,12 @@ int listener_open(struct listener *s, bool probe, struct err *reterr)
 
 static bool came_in(const struct conn *c, const struct cfg_listener *l)
 {
-	return l && c->leg[SRC].kind == LEG_SOCK && c->stages.id[0] == l->id;
+	return l && c->leg[SRC].kind == LEG_SOCK && conn_slot(c, 0) == l->slot;
 }
 
 static bool went_out(const struct conn *c, const struct cfg_cluster *cl)
 {
-	return cl && c->leg[DST].kind == LEG_SOCK && c->stages.cluster == cl;
+	return cl && c->leg[DST].kind == LEG_SOCK && c->stages.cluster && c->stages.cluster->slot == cl->slot;
 }
 
 /* what uses the namespace that is gone: by this listener, or by this cluster */
@@ -51,7 +51,7 @@ static void end_all_of(struct worker *w, const struct cfg_listener *l, const str
 		if (came_in(c, l) || went_out(c, cl))
 			conn_end(c, END_KILLED, "network namespace '%s' was removed", name);
 	for (uint32_t i = 0; (t = slab_next(&w->tunnels.slab, &i));)
-		if ((l && t->listener == l) || (cl && t->peer && t->peer->pool->cluster == cl))
+		if ((l && t->listener && t->listener->slot == l->slot) || (cl && t->peer && t->peer->pool->cluster == cl))
 			tunnel_close(t, -ENETDOWN, "its network namespace was removed");
 }
 
@@ -70,7 +70,7 @@ static void listener_gone(struct worker *w, struct listener *s)
 
 static void listener_back(struct worker *w, struct listener *s)
 {
-	union ev_ref ref = { .kind = EV_LISTENER, .idx = s->cfg->id };
+	union ev_ref ref = { .kind = EV_LISTENER, .idx = s->cfg->slot };
 	char a[ADDR_STR];
 
 	if (listener_open(s, false, NULL) < 0)
@@ -86,10 +86,10 @@ static void listener_back(struct worker *w, struct listener *s)
 static void look(struct timer *t, void *arg)
 {
 	struct worker *w = arg;
-	const struct config *cfg = w->d->cfg;
+	const struct config *cfg = w->snap->cfg;
 
 	for (uint32_t i = 0; i < cfg->n_listeners; i++) {
-		struct listener *s = &w->listeners[i];
+		struct listener *s = w->listeners[cfg->listeners[i].slot];
 
 		if (!s->netns.name || w->draining)
 			continue;
@@ -98,21 +98,25 @@ static void look(struct timer *t, void *arg)
 		if (s->fd < 0)
 			listener_back(w, s);
 	}
-	for (uint32_t i = 0; i < cfg->n_clusters; i++)
-		if (netns_gone(&w->clusters[i].netns))
-			end_all_of(w, NULL, w->clusters[i].cfg, w->clusters[i].netns.name);
+	for (uint32_t i = 0; i < cfg->n_clusters; i++) {
+		struct cluster *cl = w->clusters[cfg->clusters[i].slot];
+
+		if (netns_gone(&cl->netns))
+			end_all_of(w, NULL, cl->cfg, cl->netns.name);
+	}
 	timer_arm(&w->loop.timers, t, w->loop.now_ms + LOOK_MS);
 }
 
 void places_start(struct worker *w)
 {
-	const struct config *cfg = w->d->cfg;
+	const struct config *cfg = w->snap->cfg;
 	bool any = false;
 
 	for (uint32_t i = 0; i < cfg->n_listeners; i++)
 		any |= cfg->listeners[i].netns && cfg->listeners[i].type != LISTENER_INTERNAL;
 	for (uint32_t i = 0; i < cfg->n_clusters; i++)
 		any |= cfg->clusters[i].netns != NULL;
+	timer_disarm(&w->loop.timers, &w->places);
 	if (!any)
 		return;
 	w->places.fire = look;
@@ -123,8 +127,4 @@ void places_start(struct worker *w)
 void places_finish(struct worker *w)
 {
 	timer_disarm(&w->loop.timers, &w->places);
-	for (uint32_t i = 0; w->listeners && i < w->d->cfg->n_listeners; i++)
-		netns_put(&w->listeners[i].netns);
-	for (uint32_t i = 0; w->clusters && i < w->d->cfg->n_clusters; i++)
-		netns_put(&w->clusters[i].netns);
 }

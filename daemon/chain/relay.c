@@ -23,7 +23,7 @@ static uint64_t idle_ms(const struct conn *c)
 	uint64_t ms = 0;
 
 	for (uint32_t i = 0; i < c->stages.n; i++) {
-		uint64_t v = c->w->d->cfg->listeners[c->stages.id[i]].idle_timeout_ms;
+		uint64_t v = c->snap->cfg->listeners[c->stages.id[i]].idle_timeout_ms;
 
 		if (v && (!ms || v < ms))
 			ms = v;
@@ -212,7 +212,7 @@ static int early_keep(struct conn *c, const uint8_t *p, size_t n)
 
 static size_t early_room(const struct conn *c)
 {
-	size_t limit = c->w->d->cfg->limits.early_data;
+	size_t limit = c->snap->cfg->limits.early_data;
 
 	return limit > c->early_data.len ? limit - c->early_data.len : 0;
 }
@@ -416,7 +416,7 @@ void relay_open(struct conn *c)
 	if (c->leg[SRC].kind == LEG_STREAM) {
 		c->status = 200;
 		c->leg[SRC].answered = true;
-		if (connect_accept(&c->leg[SRC].s, worker_self(w, w->d->cfg->listeners[c->stages.id[0]].identity), c->peer_md) < 0) {
+		if (connect_accept(&c->leg[SRC].s, snapshot_self(c->snap, c->snap->cfg->listeners[c->stages.id[0]].identity), c->peer_md) < 0) {
 			conn_end(c, END_MEMORY, "out of memory");
 			return;
 		}

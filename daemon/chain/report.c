@@ -16,7 +16,7 @@ static bool inbound(const struct conn *c)
 
 static void side_labels(const struct conn *c, struct series_labels *l, bool src)
 {
-	const struct cfg_node *n = &c->w->d->cfg->node;
+	const struct cfg_node *n = &c->snap->cfg->node;
 	const struct leg *g = &c->leg[src ? SRC : DST];
 	bool peer = g->kind == LEG_STREAM; /* the far end of a stream is another workload; that of a socket is ours */
 	const char *ns = peer ? metadata_known(g->md, MD_NAMESPACE) : n->namespace_;
@@ -74,7 +74,7 @@ void report_bytes(struct conn *c)
 	stats_bump(&c->series->received_bytes, in);
 	stats_bump(&c->series->sent_bytes, out);
 	for (uint32_t i = 0; i < c->stages.n; i++) {
-		struct listener *s = &c->w->listeners[c->stages.id[i]];
+		struct listener *s = c->w->listeners[conn_slot(c, i)];
 
 		stats_bump(&s->bytes_in, in);
 		stats_bump(&s->bytes_out, out);
@@ -95,7 +95,7 @@ static void series_end(struct conn *c)
 static void listeners_end(struct conn *c)
 {
 	for (uint32_t i = 0; i < c->stages.n; i++) {
-		struct listener *s = &c->w->listeners[c->stages.id[i]];
+		struct listener *s = c->w->listeners[conn_slot(c, i)];
 
 		if (i < c->staged)
 			stats_bump(&s->active, (uint64_t)-1);
@@ -130,20 +130,20 @@ static const char *peer_headers(const struct metadata *md, char *out, size_t siz
 /* the identity of the tunnel listener that the short way led to; NULL: it was not taken, or without TLS */
 static const char *short_identity(const struct conn *c)
 {
-	const struct config *cfg = c->w->d->cfg;
+	const struct config *cfg = c->snap->cfg;
 
 	for (uint32_t i = c->n_via ? c->stages.n : 0; i > 0; i--) {
 		const struct cfg_listener *l = &cfg->listeners[c->stages.id[i - 1]];
 
 		if (l->type == LISTENER_TUNNEL && l->identity)
-			return tls_ctx_id(c->w->d->tls[l->identity - cfg->identities]);
+			return tls_ctx_id(snapshot_tls(c->snap, l->identity));
 	}
 	return NULL;
 }
 
 static void side_facts(const struct conn *c, struct access_rec *r)
 {
-	const struct cfg_node *n = &c->w->d->cfg->node;
+	const struct cfg_node *n = &c->snap->cfg->node;
 	const struct leg *s = &c->leg[SRC], *d = &c->leg[DST];
 	bool sp = s->kind == LEG_STREAM, dp = d->kind == LEG_STREAM || c->stages.cluster == NULL || c->stages.cluster->type == CLUSTER_TUNNEL;
 
@@ -163,7 +163,7 @@ static void side_facts(const struct conn *c, struct access_rec *r)
 
 static void access_end(struct conn *c)
 {
-	const struct config *cfg = c->w->d->cfg;
+	const struct config *cfg = c->snap->cfg;
 	const struct loop *l = &c->w->loop;
 	const struct leg *t = c->leg[SRC].kind == LEG_STREAM ? &c->leg[SRC] : &c->leg[DST];
 	char src[ADDR_STR], dst[ADDR_STR], orig[ADDR_STR], peer[512], trace[33], rule[POLICY_RULE_NAME];
@@ -220,6 +220,6 @@ void report_end(struct conn *c)
 {
 	series_end(c);
 	listeners_end(c);
-	if (c->w->d->cfg->access_log.enabled)
+	if (c->snap->cfg->access_log.enabled)
 		access_end(c);
 }

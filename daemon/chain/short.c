@@ -34,25 +34,21 @@ static bool listens(const struct cfg_listener *l, const struct addr *to)
 	       (addr_eq(&l->address, to) || wildcard(&l->address));
 }
 
-static const struct cfg_listener *listener_at(const struct worker *w, const struct addr *to)
+static const struct cfg_listener *listener_at(const struct conn *c, const struct addr *to)
 {
+	const struct config *cfg = c->snap->cfg;
 	const struct cfg_listener *found = NULL;
 
-	for (uint32_t i = 0; i < w->d->cfg->n_listeners; i++) {
-		const struct cfg_listener *l = &w->d->cfg->listeners[i];
+	for (uint32_t i = 0; i < cfg->n_listeners; i++) {
+		const struct cfg_listener *l = &cfg->listeners[i];
 
-		if (!listens(l, to) || w->listeners[i].fd < 0)
+		if (!listens(l, to) || c->w->listeners[l->slot]->fd < 0)
 			continue;
 		if (addr_eq(&l->address, to)) /* the kernel, too, prefers it to a wildcard */
 			return l;
 		found = l;
 	}
 	return found;
-}
-
-static struct tls_ctx *tls_of(const struct worker *w, const struct cfg_identity *id)
-{
-	return id ? w->d->tls[id - w->d->cfg->identities] : NULL;
 }
 
 static bool valid_now(const struct worker *w, const struct tls_ctx *t)
@@ -63,23 +59,25 @@ static bool valid_now(const struct worker *w, const struct tls_ctx *t)
 }
 
 /* would the handshake succeed, as far as it can be told? What the listener's `accept` says comes later, with an answer of its own. */
-static bool would_trust(const struct worker *w, const struct cfg_cluster *cl, const struct cfg_listener *l)
+static bool would_trust(const struct conn *c, const struct cfg_cluster *cl, const struct cfg_listener *l)
 {
+	const struct worker *w = c->w;
 	struct tls_ctx *us, *them;
 
 	if (!cl->tls || !l->tls)
 		return cl->tls == l->tls;
 	if (!cl->identity || !l->identity || !same_name(cl->identity->ca, l->identity->ca))
 		return false;
-	us = tls_of(w, cl->identity);
-	them = tls_of(w, l->identity);
+	us = snapshot_tls(c->snap, cl->identity);
+	them = snapshot_tls(c->snap, l->identity);
 	return valid_now(w, us) && valid_now(w, them) && tls_id_check(us, tls_ctx_id(them), cl->expect_ids, cl->n_expect_ids, NULL) == 0;
 }
 
 /* the connection leaves its endpoint behind, which goes on counting it */
-static void leave(struct conn *c, struct endpoint *ep)
+static void leave(struct conn *c, const struct cfg_cluster *cl)
 {
-	c->via[c->n_via++] = ep;
+	c->via_cluster[c->n_via] = (uint16_t)cl->id;
+	c->via[c->n_via++] = c->ep;
 	c->chosen = c->counted = false;
 	c->ep = NULL;
 	c->tries = 0;
@@ -101,12 +99,12 @@ static int remember(struct conn *c, struct slice authority, const char *id)
 	return 0;
 }
 
-static void go_on(struct conn *c, struct endpoint *ep, const struct cfg_listener *l, const struct addr *to)
+static void go_on(struct conn *c, const struct cfg_listener *l, const struct addr *to)
 {
 	struct worker *w = c->w;
-	const struct cfg_cluster *cl = ep->cluster;
-	const struct metadata_limits lim = { .bytes = w->d->cfg->limits.metadata_bytes, .members = 64 };
-	const struct tls_ctx *us = cl->tls ? tls_of(w, cl->identity) : NULL;
+	const struct cfg_cluster *cl = c->stages.cluster;
+	const struct metadata_limits lim = { .bytes = c->snap->cfg->limits.metadata_bytes, .members = 64 };
+	const struct tls_ctx *us = cl->tls ? snapshot_tls(c->snap, cl->identity) : NULL;
 	struct stage_context ctx = { .principal = us ? tls_ctx_id(us) : NULL };
 	char text[ADDR_STR], trace[TRACEPARENT_LEN + 1], fwd[FORWARDED_MAX];
 	struct header h[CONNECT_SELF_NV + 8];
@@ -118,14 +116,14 @@ static void go_on(struct conn *c, struct endpoint *ep, const struct cfg_listener
 	int r;
 
 	dial_trace(c, trace);
-	n = connect_headers(worker_self(w, cl->identity), authority, n, &c->src, trace, fwd, h);
+	n = connect_headers(snapshot_self(c->snap, cl->identity), authority, n, &c->src, trace, fwd, h);
 	r = connect_parse(h, n, 0, &in, &why);
-	leave(c, ep);
+	leave(c, cl);
 	if (r) {
 		conn_end(c, END_BAD_REQUEST, "%s", why.msg);
 		return;
 	}
-	if (us && tls_id_check(tls_of(w, l->identity), tls_ctx_id(us), l->accept_ids, l->n_accept_ids, &why) < 0) {
+	if (us && tls_id_check(snapshot_tls(c->snap, l->identity), tls_ctx_id(us), l->accept_ids, l->n_accept_ids, &why) < 0) {
 		stats_inc(&w->loop.stats, ST_IDENTITY_REFUSED);
 		conn_end(c, END_DENIED, "listener '%s' of this node: %s", l->name, why.msg);
 		return;
@@ -146,7 +144,7 @@ static void go_on(struct conn *c, struct endpoint *ep, const struct cfg_listener
 	metadata_put(md);
 }
 
-bool short_way(struct conn *c, struct endpoint *ep, const struct addr *to)
+bool short_way(struct conn *c, const struct addr *to)
 {
 	struct worker *w = c->w;
 	const struct cfg_cluster *cl = c->stages.cluster;
@@ -154,9 +152,9 @@ bool short_way(struct conn *c, struct endpoint *ep, const struct addr *to)
 
 	if (cl->local != LOCAL_SHORT || cl->netns || c->n_via == SHORT_MAX || !w->d->kernel.local || addr_is_loopback(to))
 		return false;
-	l = listener_at(w, to); /* usually none: cheaper than the look at the node's addresses */
-	if (!l || !local_has(w->d->kernel.local, to) || !would_trust(w, cl, l))
+	l = listener_at(c, to); /* usually none: cheaper than the look at the node's addresses */
+	if (!l || !local_has(w->d->kernel.local, to) || !would_trust(c, cl, l))
 		return false;
-	go_on(c, ep, l, to);
+	go_on(c, l, to);
 	return true;
 }

@@ -19,7 +19,7 @@
 
 static bool large(const struct conn *c, size_t n)
 {
-	uint32_t above = c->w->d->cfg->kernel.splice_above;
+	uint32_t above = c->snap->cfg->kernel.splice_above;
 
 	return n >= (above ? above : CFG_SPLICE_ABOVE);
 }

@@ -52,47 +52,26 @@ static void dispatch(void *owner, union ev_ref ref, uint32_t events)
 	}
 }
 
-const struct connect_self *worker_self(const struct worker *w, const struct cfg_identity *id)
-{
-	return &w->self[id ? (uint32_t)(id - w->d->cfg->identities) : w->d->cfg->n_identities];
-}
-
+/* by slot: large, and untouched but for what is in use */
 static int tables_init(struct worker *w)
 {
-	const struct config *cfg = w->d->cfg;
-	struct endpoint *ep;
-	int r;
+	const struct config *cfg = w->snap->cfg;
 
-	w->listeners = calloc(cfg->n_listeners + 1u, sizeof(*w->listeners));
-	w->clusters = calloc(cfg->n_clusters + 1u, sizeof(*w->clusters));
-	w->endpoints = ep = calloc(cfg->n_endpoints + 1u, sizeof(*w->endpoints));
-	w->self = calloc(cfg->n_identities + 1u, sizeof(*w->self));
+	w->listeners = calloc(LISTENER_SLOTS, sizeof(struct listener *));
+	w->clusters = calloc(CLUSTER_SLOTS, sizeof(struct cluster *));
+	w->policies = calloc(POLICY_SLOTS, sizeof(*w->policies));
 	w->chunks = malloc(CHUNKS * sizeof(*w->chunks));
-	w->policies = calloc(cfg->n_policies + 1u, sizeof(*w->policies));
-	if (!w->listeners || !w->clusters || !w->endpoints || !w->self || !w->chunks || !w->policies)
+	if (!w->listeners || !w->clusters || !w->chunks || !w->policies)
 		return -ENOMEM;
 	for (uint32_t i = 0; i < cfg->n_listeners; i++)
-		w->listeners[i] = (struct listener){ .cfg = &cfg->listeners[i], .w = w, .fd = -1, .resume = { .fire = accept_resume } };
-	for (uint32_t i = 0; i < cfg->n_listeners; i++)
-		w->listeners[i].resume.arg = &w->listeners[i];
-	for (uint32_t i = 0; i < cfg->n_listeners; i++)
-		w->listeners[i].netns.name = cfg->listeners[i].netns;
+		if (!(w->listeners[cfg->listeners[i].slot] = listener_new(w, &cfg->listeners[i])))
+			return -ENOMEM;
 	for (uint32_t i = 0; i < cfg->n_clusters; i++) {
-		struct cluster *c = &w->clusters[i];
+		struct cluster *c = w->clusters[cfg->clusters[i].slot] = cluster_new(w, &cfg->clusters[i]);
 
-		c->cfg = &cfg->clusters[i];
-		c->ep = ep;
-		for (uint32_t k = 0; k < c->cfg->n_endpoints; k++, ep++)
-			*ep = (struct endpoint){ .cfg = &c->cfg->endpoints[k], .cluster = c->cfg };
-		c->netns.name = c->cfg->netns;
-		if (c->cfg->type == CLUSTER_TUNNEL)
-			pool_init(&c->pool, &w->tunnels, c->cfg);
-		c->pool.netns = &c->netns;
-	}
-	for (uint32_t i = 0; i <= cfg->n_identities; i++) {
-		r = connect_self_init(&w->self[i], &cfg->node, i < cfg->n_identities ? tls_ctx_id(w->d->tls[i]) : NULL);
-		if (r < 0)
-			return r;
+		if (!c)
+			return -ENOMEM;
+		c->pool.snap = w->snap;
 	}
 	return 0;
 }
@@ -105,6 +84,7 @@ int worker_init(struct worker *w, struct daemon *d, uint32_t index)
 
 	memset(w, 0, sizeof(*w));
 	w->d = d;
+	w->snap = snapshot_get(d->snap, index);
 	r = loop_init(&w->loop, index, cfg, w, dispatch);
 	if (r < 0)
 		return r;
@@ -113,7 +93,8 @@ int worker_init(struct worker *w, struct daemon *d, uint32_t index)
 	w->refused_log.kind = LOG_K_CONN_REFUSED;
 	w->dry_log.kind = LOG_K_DRY_RUN;
 	slab_init(&w->conns, sizeof(struct conn), cfg->limits.max_connections);
-	tunnels_init(&w->tunnels, &w->loop, (uint32_t)min_u64(tunnels, 1u << 20), &accept_hooks, w, d->tls);
+	tunnels_init(&w->tunnels, &w->loop, (uint32_t)min_u64(tunnels, 1u << 20), &accept_hooks, w);
+	w->tunnels.snap = w->snap;
 	r = series_init(&w->series);
 	if (r == 0)
 		r = access_ring_init(&w->access, ACCESS_RING);
@@ -130,11 +111,11 @@ static void *worker_thread(void *arg)
 {
 	struct worker *w = arg;
 
-	for (uint32_t i = 0; i < w->d->cfg->n_listeners; i++) {
+	for (uint32_t i = 0; i < LISTENER_SLOTS; i++) {
 		union ev_ref ref = { .kind = EV_LISTENER, .idx = i };
 
-		if (w->listeners[i].fd >= 0)
-			(void)loop_watch_level(&w->loop, w->listeners[i].fd, ref, EPOLLIN);
+		if (w->listeners[i] && w->listeners[i]->fd >= 0)
+			(void)loop_watch_level(&w->loop, w->listeners[i]->fd, ref, EPOLLIN);
 	}
 	places_start(w);
 	health_thread_begins();
@@ -162,11 +143,15 @@ int worker_start(struct worker *w)
 
 static void listeners_close(struct worker *w)
 {
-	for (uint32_t i = 0; w->listeners && i < w->d->cfg->n_listeners; i++) {
-		timer_disarm(&w->loop.timers, &w->listeners[i].resume);
-		if (w->listeners[i].fd >= 0)
-			close(w->listeners[i].fd);
-		w->listeners[i].fd = -1;
+	for (uint32_t i = 0; w->listeners && i < LISTENER_SLOTS; i++) {
+		struct listener *s = w->listeners[i];
+
+		if (!s)
+			continue;
+		timer_disarm(&w->loop.timers, &s->resume);
+		if (s->fd >= 0)
+			close(s->fd);
+		s->fd = -1;
 	}
 }
 
@@ -196,9 +181,9 @@ static void drain_tick(struct timer *t, void *arg)
 		end_all(w, END_SHUTDOWN, "drain deadline");
 	}
 	if (!w->conns.used)
-		for (uint32_t i = 0; i < w->d->cfg->n_clusters; i++)
-			if (w->clusters[i].cfg->type == CLUSTER_TUNNEL)
-				pool_drain(&w->clusters[i].pool);
+		for (uint32_t i = 0; i < CLUSTER_SLOTS; i++)
+			if (w->clusters[i])
+				pool_drain(&w->clusters[i]->pool);
 	if ((!w->conns.used && !w->tunnels.slab.used) || w->loop.now_ms >= w->drain_end_ms + 200) {
 		drained(w);
 		return;
@@ -212,8 +197,9 @@ void worker_drain(struct worker *w, uint64_t within_ms)
 
 	if (w->draining)
 		return;
-	for (uint32_t i = 0; i < w->d->cfg->n_listeners; i++)
-		accept_event(w, i); /* who waits in the queue was told that it is connected */
+	for (uint32_t i = 0; i < LISTENER_SLOTS; i++)
+		if (w->listeners[i])
+			accept_all(w->listeners[i]); /* who waits in the queue was told that it is connected */
 	w->draining = true;
 	listeners_close(w);
 	for (uint32_t i = 0; (t = slab_next(&w->tunnels.slab, &i));)
@@ -263,17 +249,14 @@ void worker_finish(struct worker *w)
 	listeners_close(w);
 	places_finish(w);
 	tunnels_finish(&w->tunnels);
-	for (uint32_t i = 0; w->clusters && i < w->d->cfg->n_clusters; i++)
-		if (w->clusters[i].cfg && w->clusters[i].cfg->type == CLUSTER_TUNNEL)
-			pool_finish(&w->clusters[i].pool);
+	dns_destroy(w->dns); /* its queries end now, and look for their connections */
 	slab_finish(&w->conns);
-	dns_destroy(w->dns);
-	for (uint32_t i = 0; w->self && i <= w->d->cfg->n_identities; i++)
-		connect_self_finish(&w->self[i]);
+	for (uint32_t i = 0; w->clusters && i < CLUSTER_SLOTS; i++)
+		cluster_free(w->clusters[i]);
+	for (uint32_t i = 0; w->listeners && i < LISTENER_SLOTS; i++)
+		listener_free(w->listeners[i]);
 	free(w->listeners);
 	free(w->clusters);
-	free(w->endpoints);
-	free(w->self);
 	free(w->chunks);
 	free(w->policies);
 	series_finish(&w->series);

@@ -5,6 +5,7 @@
 #include "base/log.h"
 #include "chain/conn.h"
 #include "chain/recent.h"
+#include "chain/slots.h"
 #include "net/dns.h"
 #include "net/netns.h"
 #include "obs/access.h"
@@ -20,10 +21,17 @@ struct chunk {
 	uint16_t next;
 };
 
-/** struct endpoint - run-time state of a configured endpoint, per worker; counters are read by the main thread */
+/**
+ * struct endpoint - run-time state of a configured endpoint, per worker; counters are read by the main thread. It goes on from
+ * configuration to configuration while its cluster has it; connections on their way to it keep it beyond that. So it points at none.
+ */
 struct endpoint {
-	const struct cfg_endpoint *cfg;
-	const struct cfg_cluster *cluster;
+	uint32_t refs;		/* its cluster's, its connections', a DNS query's */
+	uint32_t slot;		/* of its cluster */
+	struct addr address;	/* as struct cfg_endpoint */
+	char *host;
+	uint16_t port;
+	uint64_t refresh_ms;
 	struct addr addr[DNS_ADDRS];
 	uint32_t n, next;
 	bool looking;
@@ -32,9 +40,9 @@ struct endpoint {
 	_Atomic uint32_t known; /* published: addr[0] may be shown */
 };
 
-/** struct listener - a listener's socket and counters in this worker */
+/** struct listener - a listener's socket and counters in this worker; by slot */
 struct listener {
-	const struct cfg_listener *cfg;
+	const struct cfg_listener *cfg; /* of the newest snapshot that has it */
 	struct worker *w;
 	int fd; /* -1: internal, or its network namespace is not there */
 	struct netns netns; /* where it listens */
@@ -44,8 +52,8 @@ struct listener {
 };
 
 struct cluster {
-	const struct cfg_cluster *cfg;
-	struct endpoint *ep; /* cfg->n_endpoints of them */
+	const struct cfg_cluster *cfg; /* of the newest snapshot that has it */
+	struct endpoint **ep; /* cfg->n_endpoints of them; read by the main thread between swaps */
 	uint32_t rr;
 	struct netns netns; /* where it dials from */
 	struct pool pool; /* tunnel clusters */
@@ -55,6 +63,7 @@ struct cluster {
 struct policy_counts {
 	_Atomic uint64_t allowed, denied, dry_allowed, dry_denied;
 };
+#define POLICY_COUNTS_DEFAULT (POLICY_SLOTS - 1u) /* the slot of what no policy decided */
 
 struct worker {
 	struct loop loop;
@@ -63,10 +72,9 @@ struct worker {
 	bool started;
 	struct slab conns;
 	struct tunnels tunnels;
-	struct listener *listeners; /* by cfg id */
-	struct cluster *clusters;   /* by cfg id */
-	struct endpoint *endpoints; /* by cfg id */
-	struct connect_self *self;  /* by identity index; the last one: no identity */
+	struct snapshot *snap;	     /* what new connections get */
+	struct listener **listeners; /* by slot */
+	struct cluster **clusters;   /* by slot */
 	struct dns *dns;
 	struct series_table series;
 	struct access_ring access;
@@ -78,7 +86,7 @@ struct worker {
 	LIST_HEAD(, conn) joined; /* connections that the bypass moves */
 	struct timer joined_timer, held_timer;
 	uint64_t next_conn;
-	struct policy_counts *policies; /* by index; the last: what no policy decided */
+	struct policy_counts *policies; /* by slot */
 	struct log_rate failed_log, refused_log, dry_log;
 	bool draining;
 	struct timer drain;
@@ -98,6 +106,16 @@ extern const struct tunnel_hooks accept_hooks;
 int listener_open(struct listener *s, bool probe, struct err *reterr);
 void places_start(struct worker *w);
 void places_finish(struct worker *w);
-void accept_event(struct worker *w, uint32_t id);
+void accept_event(struct worker *w, uint32_t slot);
+/** accept_all() - whoever waits in the queue: the socket is about to be closed */
+void accept_all(struct listener *s);
 void accept_resume(struct timer *t, void *listener);
-const struct connect_self *worker_self(const struct worker *w, const struct cfg_identity *id);
+/* ---- objects.c: run-time objects; made by the main thread, used and freed by the worker ---- */
+struct listener *listener_new(struct worker *w, const struct cfg_listener *l);
+void listener_free(struct listener *s);
+struct cluster *cluster_new(struct worker *w, const struct cfg_cluster *c);
+void cluster_free(struct cluster *c);
+struct endpoint *endpoint_new(const struct cfg_endpoint *e, const struct cfg_cluster *c);
+bool endpoint_is(const struct endpoint *ep, const struct cfg_endpoint *e);
+struct endpoint *endpoint_get(struct endpoint *ep);
+void endpoint_put(struct endpoint *ep); /* NULL is fine */

@@ -1,15 +1,18 @@
 /*
- * config_load(): files -> trees -> one tree -> struct config. Lists of all files are appended; anything else may be in one file
+ * config_load(): files -> texts -> trees -> one tree -> struct config. Lists of all files are appended; anything else may be in one file
  * only. Nothing of the trees outlives the build; what the configuration keeps is copied to its own arena.
  */
 #include "base/clean.h"
 #include "base/log.h"
 #include "config/build.h"
+#include "config/parts.h"
 #include "model/workload.h"
 #include "policy/policy.h"
 #include "policy/route.h"
 #include <dirent.h>
 #include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -139,7 +142,7 @@ static int tree_merge(struct build *b, const struct tree_node *n)
 	return 0;
 }
 
-static int text_add(struct build *b, const char *name, const char *text, size_t n)
+static int yaml_add(struct build *b, const char *name, const char *text, size_t n)
 {
 	struct tree_node *tree = NULL;
 	const char *file = arena_text(&b->scratch, name, strlen(name));
@@ -153,13 +156,32 @@ static int text_add(struct build *b, const char *name, const char *text, size_t 
 	return r < 0 ? r : tree_merge(b, tree);
 }
 
-static int file_add(struct build *b, const char *path)
+/* @path and @text are taken, whatever comes of it */
+static int source_add(struct config_sources *s, char *path, char *text, size_t n, struct err *e)
 {
-	AUTO_FREE char *text = NULL;
-	size_t n = 0;
-	int r = file_read(path, &text, &n, b->err);
+	struct config_source *more = realloc(s->at, (s->n + 1u) * sizeof(*more));
 
-	return r < 0 ? r : text_add(b, path, text, n);
+	if (more)
+		s->at = more;
+	if (!more || !path) {
+		free(path);
+		free(text);
+		return say_no_memory(e);
+	}
+	s->at[s->n++] = (struct config_source){.name = path, .text = text, .n = n};
+	return 0;
+}
+
+static int file_add(struct config_sources *s, const char *path, struct err *e)
+{
+	char *text = NULL, *less;
+	size_t n = 0;
+	int r = file_read(path, &text, &n, e);
+
+	if (r < 0)
+		return r;
+	less = realloc(text, n + 1);
+	return source_add(s, strdup(path), less ? less : text, n, e);
 }
 
 /* ---- conf.d ---- */
@@ -169,7 +191,7 @@ static int by_text(const void *a, const void *b)
 	return strcmp(*(const char *const *)a, *(const char *const *)b);
 }
 
-static int dir_list(struct build *b, DIR *d, const char *path, const char **names, uint32_t *ret_n)
+static int dir_list(DIR *d, const char *path, char **names, uint32_t *ret_n, struct err *err)
 {
 	const struct dirent *e;
 	uint32_t n = 0;
@@ -180,52 +202,76 @@ static int dir_list(struct build *b, DIR *d, const char *path, const char **name
 		if (e->d_name[0] == '.' || len < 6 || strcmp(e->d_name + len - 5, ".yaml") != 0)
 			continue;
 		if (n == FILES_MAX)
-			return err_set(b->err, -EINVAL, "%s: more than %u files", say_file(path), FILES_MAX);
-		names[n] = arena_text(&b->scratch, e->d_name, len);
-		if (!names[n++])
-			return say_no_memory(b->err);
+			return err_set(err, -EINVAL, "%s: more than %u files", say_file(path), FILES_MAX);
+		if (asprintf(&names[n], "%s%s", path, e->d_name) < 0) {
+			names[n] = NULL;
+			return say_no_memory(err);
+		}
+		*ret_n = ++n;
 	}
 	if (errno)
-		return err_set(b->err, -errno, "%s: %s", say_file(path), strerror(errno));
+		return err_set(err, -errno, "%s: %s", say_file(path), strerror(errno));
 	qsort(names, n, sizeof(*names), by_text);
-	*ret_n = n;
 	return 0;
 }
 
-static char *join(struct build *b, const char *dir, const char *name)
+static int conf_d_add(struct config_sources *s, const char *path, struct err *e)
 {
-	size_t n = strlen(dir);
-	char *s = arena_alloc(&b->scratch, n + strlen(name) + 1);
-
-	if (!s)
-		return NULL;
-	memcpy(s, dir, n);
-	strcpy(s + n, name);
-	return s;
-}
-
-static int conf_d_add(struct build *b)
-{
-	const char **names = arena_array(&b->scratch, FILES_MAX, sizeof(*names));
-	char *dir = join(b, b->dir, "conf.d/"), *path;
-	uint32_t i, n = 0;
+	const char *slash = strrchr(path, '/');
+	AUTO_FREE char **names = calloc(FILES_MAX, sizeof(*names));
+	AUTO_FREE char *dir = NULL;
+	uint32_t n = 0;
 	DIR *d;
 	int r;
 
-	if (!names || !dir)
-		return say_no_memory(b->err);
+	if (!names || asprintf(&dir, "%.*sconf.d/", slash ? (int)(slash - path) + 1 : 0, path) < 0)
+		return say_no_memory(e);
 	d = opendir(dir);
 	if (!d && errno == ENOENT)
 		return 0;
 	if (!d)
-		return err_set(b->err, -errno, "%s: %s", say_file(dir), strerror(errno));
-	r = dir_list(b, d, dir, names, &n);
+		return err_set(e, -errno, "%s: %s", say_file(dir), strerror(errno));
+	r = dir_list(d, dir, names, &n, e);
 	closedir(d);
-	for (i = 0; i < n && r >= 0; i++) {
-		path = join(b, dir, names[i]);
-		r = path ? file_add(b, path) : say_no_memory(b->err);
+	for (uint32_t i = 0; i < n; i++) {
+		if (r >= 0)
+			r = file_add(s, names[i], e);
+		free(names[i]);
 	}
 	return r;
+}
+
+int config_read(const char *path, struct config_sources *ret, struct err *reterr)
+{
+	int r;
+
+	*ret = (struct config_sources){NULL};
+	r = file_add(ret, path, reterr);
+	if (r >= 0)
+		r = conf_d_add(ret, path, reterr);
+	if (r < 0)
+		config_sources_free(ret);
+	return r;
+}
+
+void config_sources_free(struct config_sources *s)
+{
+	for (uint32_t i = 0; i < s->n; i++) {
+		free(s->at[i].name);
+		free(s->at[i].text);
+	}
+	free(TAKE(s->at));
+	s->n = 0;
+}
+
+bool config_sources_equal(const struct config_sources *a, const struct config_sources *b)
+{
+	if (a->n != b->n)
+		return false;
+	for (uint32_t i = 0; i < a->n; i++)
+		if (strcmp(a->at[i].name, b->at[i].name) || a->at[i].n != b->at[i].n || memcmp(a->at[i].text, b->at[i].text, a->at[i].n))
+			return false;
+	return true;
 }
 
 /* ---- building ---- */
@@ -271,7 +317,9 @@ static int build_tree(struct build *b)
 	if (r < 0)
 		return r;
 	r = policies_read(b);
-	return r < 0 ? r : check_all(b);
+	if (r >= 0)
+		r = check_all(b);
+	return r < 0 ? r : parts_build(b);
 }
 
 static void owned_free(struct build_owned *own)
@@ -321,7 +369,21 @@ int config_parse(const char *name, const char *text, size_t n, struct config **r
 	int r = build_begin(&b, name);
 
 	if (r >= 0)
-		r = text_add(&b, name, text, n);
+		r = yaml_add(&b, name, text, n);
+	if (r >= 0)
+		r = build_tree(&b);
+	return build_end(&b, r, ret);
+}
+
+int config_build(const struct config_sources *s, const struct config_source *more, struct config **ret, struct err *reterr)
+{
+	struct build b = {.err = reterr};
+	int r = build_begin(&b, s->at[0].name);
+
+	for (uint32_t i = 0; r >= 0 && i < s->n; i++)
+		r = yaml_add(&b, s->at[i].name, s->at[i].text, s->at[i].n);
+	if (r >= 0 && more)
+		r = yaml_add(&b, more->name, more->text, more->n);
 	if (r >= 0)
 		r = build_tree(&b);
 	return build_end(&b, r, ret);
@@ -329,16 +391,14 @@ int config_parse(const char *name, const char *text, size_t n, struct config **r
 
 int config_load(const char *path, struct config **ret, struct err *reterr)
 {
-	struct build b = {.err = reterr};
-	int r = build_begin(&b, path);
+	struct config_sources s;
+	int r = config_read(path, &s, reterr);
 
-	if (r >= 0)
-		r = file_add(&b, path);
-	if (r >= 0)
-		r = conf_d_add(&b);
-	if (r >= 0)
-		r = build_tree(&b);
-	return build_end(&b, r, ret);
+	if (r < 0)
+		return r;
+	r = config_build(&s, NULL, ret, reterr);
+	config_sources_free(&s);
+	return r;
 }
 
 void config_free(struct config *c)

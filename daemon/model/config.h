@@ -17,6 +17,7 @@ struct cfg_listener;
 struct cfg_cluster;
 struct policy;	   /* model/policy.h */
 struct policy_set; /* policy/policy.h */
+struct cfg_parts;  /* config/parts.h */
 struct cfg_workload; /* model/workload.h */
 
 struct cfg_kv {
@@ -126,7 +127,8 @@ enum cfg_spread { SPREAD_SOURCE, SPREAD_CONNECTION }; /* which worker gets a con
 
 struct cfg_listener {
 	const char *name;
-	uint32_t id; /* index in config.listeners; per-worker counters use it */
+	uint32_t id;   /* index in config.listeners */
+	uint32_t slot; /* of its run-time object (chain/slots.h); set before workers see it */
 	enum cfg_listener_type type;
 	struct addr address;	  /* tcp, tunnel */
 	uint32_t backlog;	  /* default 4096 */
@@ -175,7 +177,8 @@ struct cfg_pool {
 
 struct cfg_cluster {
 	const char *name;
-	uint32_t id;
+	uint32_t id;   /* index in config.clusters */
+	uint32_t slot; /* as a listener's */
 	enum cfg_cluster_type type;
 	enum cfg_balance balance;
 	struct cfg_endpoint *endpoints; /* tcp, tunnel */
@@ -301,5 +304,7 @@ struct config {
 	const struct policy *policies;
 	uint32_t n_policies;
 	struct policy_set *policy_set; /* of them, compiled; NULL: there are none */
+	const struct cfg_parts *parts; /* config/parts.h */
+	uint32_t uses;		  /* snapshots that have it (chain/snapshot.h); main thread */
 	void *arena;		  /* owned by config/ */
 };

@@ -104,8 +104,9 @@ static void answered(void *arg, int status, int timeouts, struct ares_addrinfo *
 		ares_freeaddrinfo(ai);
 	if (!n)
 		stats_inc(&d->l->stats, ST_DNS_FAILURES);
-	if (!d->dying)
-		q->done(d->owner, q->arg, a, n, n ? "" : why_not(status));
+	if (d->dying)
+		n = 0;
+	q->done(d->owner, q->arg, a, n, n ? "" : why_not(status));
 	free(q);
 }
 

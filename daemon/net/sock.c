@@ -153,6 +153,13 @@ int sock_spread_by_source(int fd, uint32_t n)
 	return setsockopt(fd, SOL_SOCKET, SO_ATTACH_REUSEPORT_CBPF, &p, sizeof(p)) ? -errno : 0;
 }
 
+int sock_spread_plain(int fd)
+{
+	int zero = 0;
+
+	return setsockopt(fd, SOL_SOCKET, SO_DETACH_REUSEPORT_BPF, &zero, sizeof(zero)) && errno != ENOENT ? -errno : 0;
+}
+
 int sock_accept(int fd, struct addr *ret_peer)
 {
 	struct sockaddr_storage sa;

@@ -16,7 +16,7 @@
 static void add(nghttp2_nv *nv, uint32_t *n, const char *name, const char *value)
 {
 	if (value && *value && *n < CONNECT_SELF_NV)
-		nv[(*n)++] = NV_STATIC(name, value);
+		nv[(*n)++] = NV(name, strlen(name), value, strlen(value), 0);
 }
 
 int connect_self_init(struct connect_self *s, const struct cfg_node *node, const char *identity)

@@ -10,7 +10,7 @@
 
 #define CONNECT_SELF_NV 40u
 
-/** struct connect_self - our metadata, encoded once per identity; lives as long as the worker (nghttp2 keeps pointers) */
+/** struct connect_self - our metadata, encoded once per identity; any thread reads it. nghttp2 copies what it sends of it. */
 struct connect_self {
 	char *baggage, *peer_md;
 	nghttp2_nv request[CONNECT_SELF_NV], response[CONNECT_SELF_NV], peer[2];

@@ -17,9 +17,10 @@ static void queue_timeout(struct timer *t, void *arg);
 static void fence_timeout(struct timer *t, void *arg);
 static void serve(struct pool_peer *e);
 
-void pool_init(struct pool *p, struct tunnels *ts, const struct cfg_cluster *c)
+void pool_init(struct pool *p, struct tunnels *ts, struct snapshot *snap, const struct cfg_cluster *c)
 {
 	p->ts = ts;
+	p->snap = snap;
 	p->cluster = c;
 	LIST_INIT(&p->peers);
 }
@@ -337,6 +338,32 @@ void pool_tunnel_gone(struct pool_peer *e, struct tunnel *t, int error)
 			fail_all(e, error ? error : -ECONNRESET, e->why.msg);
 	}
 	serve(e);
+}
+
+/* names lead to an identity of the same name: the configurations have different tables */
+static const struct cfg_identity *same_identity(const struct snapshot *snap, const struct cfg_identity *id)
+{
+	for (uint32_t i = 0; id && i < snap->cfg->n_identities; i++)
+		if (!strcmp(snap->cfg->identities[i].name, id->name))
+			return &snap->cfg->identities[i];
+	return NULL;
+}
+
+void pool_adopt(struct pool *p, struct snapshot *snap, const struct cfg_cluster *c, bool renew)
+{
+	struct pool_peer *e;
+
+	p->snap = snap;
+	p->cluster = c;
+	LIST_FOREACH(e, &p->peers, link)
+		for (uint32_t i = 0; i < e->n; i++) {
+			const struct cfg_identity *id = same_identity(snap, e->t[i]->identity);
+
+			if (!e->t[i]->identity || id)
+				tunnel_adopt(e->t[i], snap, NULL, id);
+		}
+	if (renew)
+		pool_drain(p); /* who waits dials under the new settings */
 }
 
 void pool_drain(struct pool *p)

@@ -43,11 +43,14 @@ struct pool_peer {
 struct pool { /* one per tunnel cluster and worker */
 	struct tunnels *ts;
 	const struct cfg_cluster *cluster;
+	struct snapshot *snap; /* that cluster is of; who owns the pool keeps it. May be NULL without TLS */
 	struct netns *netns; /* tunnels are dialled from there; NULL: from ours. Set after pool_init(), not owned */
 	LIST_HEAD(, pool_peer) peers;
 };
 
-void pool_init(struct pool *p, struct tunnels *ts, const struct cfg_cluster *c);
+void pool_init(struct pool *p, struct tunnels *ts, struct snapshot *snap, const struct cfg_cluster *c);
+/** pool_adopt() - it goes on as @c of @snap; @renew: other settings of its tunnels: those that are there take no new streams */
+void pool_adopt(struct pool *p, struct snapshot *snap, const struct cfg_cluster *c, bool renew);
 void pool_finish(struct pool *p); /* tunnels are closed by tunnels_finish() before */
 /**
  * pool_get() - a tunnel for one stream to @to; @w->ready is called at once or later, exactly once, unless pool_cancel()

@@ -60,14 +60,12 @@ bool tunnel_set_state(struct tunnel *t, enum tunnel_state to)
 static void task_run(struct task *task);
 static void tick(struct timer *timer, void *arg);
 
-void tunnels_init(struct tunnels *ts, struct loop *l, uint32_t limit, const struct tunnel_hooks *hooks, void *owner,
-		  struct tls_ctx *const *tls)
+void tunnels_init(struct tunnels *ts, struct loop *l, uint32_t limit, const struct tunnel_hooks *hooks, void *owner)
 {
 	memset(ts, 0, sizeof(*ts));
 	ts->l = l;
 	ts->hooks = hooks;
 	ts->owner = owner;
-	ts->tls = tls;
 	slab_init(&ts->slab, sizeof(struct tunnel), limit);
 }
 
@@ -77,6 +75,7 @@ static void tunnel_free(struct tunnel *t)
 	loop_defer_cancel(t->l, &t->task);
 	metadata_put(t->md);
 	tunnel_who_put(t->who);
+	snapshot_put(t->snap, t->l->worker);
 	slab_free(&t->all->slab, t);
 }
 
@@ -198,20 +197,31 @@ void tunnel_close(struct tunnel *t, int error, const char *why)
 	loop_defer(t->l, &t->task);
 }
 
-static struct tunnel *tunnel_new(struct tunnels *ts, int fd, bool server, const struct cfg_identity *id, bool tls, const char *sni)
+static struct tunnel_who *who_new(struct tls_ctx *tls)
 {
+	struct tunnel_who *w = calloc(1, sizeof(*w));
+
+	if (!w)
+		return NULL;
+	w->refs = 1;
+	w->own = tls_ctx_get(tls);
+	w->own_id = tls ? tls_ctx_id(tls) : "";
+	return w;
+}
+
+static struct tunnel *tunnel_new(struct tunnels *ts, struct snapshot *snap, int fd, bool server, const struct cfg_identity *id, bool secure,
+				 const char *sni)
+{
+	struct tls_ctx *tls = secure ? snapshot_tls(snap, id) : NULL;
 	struct tunnel *t = slab_alloc(&ts->slab);
 
 	if (!t)
 		return NULL;
-	t->who = calloc(1, sizeof(*t->who));
+	t->who = who_new(tls);
 	if (!t->who) {
 		slab_free(&ts->slab, t);
 		return NULL;
 	}
-	t->who->refs = 1;
-	t->who->own = tls ? tls_ctx_get(ts->tls[id - ts->l->cfg->identities]) : NULL;
-	t->who->own_id = tls ? tls_ctx_id(t->who->own) : "";
 	t->all = ts;
 	t->l = ts->l;
 	t->server = server;
@@ -226,6 +236,7 @@ static struct tunnel *tunnel_new(struct tunnels *ts, int fd, bool server, const 
 		slab_free(&ts->slab, t);
 		return NULL;
 	}
+	t->snap = snapshot_get(snap, t->l->worker);
 	t->id = t->who->tunnel = ++ts->next_id;
 	sock_tunnel_options(fd);
 	stats_gauge(&t->l->stats, server ? SG_TUNNELS_IN : SG_TUNNELS_OUT, 1);
@@ -242,7 +253,7 @@ static int tunnel_watch(struct tunnel *t)
 
 int tunnel_accept(struct tunnels *ts, int fd, const struct cfg_listener *l, const struct addr *remote)
 {
-	struct tunnel *t = tunnel_new(ts, fd, true, l->identity, l->tls, NULL);
+	struct tunnel *t = tunnel_new(ts, ts->snap, fd, true, l->identity, l->tls, NULL);
 
 	if (!t)
 		return -ENOMEM;
@@ -265,7 +276,7 @@ int tunnel_dial(struct tunnels *ts, struct pool_peer *peer, const struct cfg_clu
 
 	if (fd < 0)
 		return err_set(reterr, fd, "connect: %s%s", reterr->msg, net_hint(fd, NET_TUNNEL));
-	t = tunnel_new(ts, fd, false, c->identity, c->tls, c->sni);
+	t = tunnel_new(ts, peer->pool->snap, fd, false, c->identity, c->tls, c->sni);
 	if (!t)
 		return err_set(reterr, -ENOMEM, "out of memory or too many tunnels");
 	(void)fd_take(&fd);
@@ -282,6 +293,16 @@ int tunnel_dial(struct tunnels *ts, struct pool_peer *peer, const struct cfg_clu
 	t->peer = peer;
 	*ret = t;
 	return 0;
+}
+
+void tunnel_adopt(struct tunnel *t, struct snapshot *snap, const struct cfg_listener *l, const struct cfg_identity *id)
+{
+	struct snapshot *old = t->snap;
+
+	t->snap = snapshot_get(snap, t->l->worker);
+	t->listener = l;
+	t->identity = id;
+	snapshot_put(old, t->l->worker);
 }
 
 static void settle(struct tunnel *t)

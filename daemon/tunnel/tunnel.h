@@ -16,6 +16,7 @@
 #include "base/slab.h"
 #include "codec/metadata.h"
 #include "h2/session.h"
+#include "model/snapshot.h"
 #include "tls/record.h"
 
 enum tunnel_state { TUNNEL_CONNECTING, TUNNEL_HANDSHAKE, TUNNEL_SETTLING, TUNNEL_OPEN, TUNNEL_DRAINING, TUNNEL_CLOSED, TUNNEL_STATES };
@@ -59,7 +60,7 @@ struct tunnels { /* all tunnels of a worker */
 	struct slab slab;
 	const struct tunnel_hooks *hooks;
 	void *owner;
-	struct tls_ctx *const *tls; /* by index in config.identities */
+	struct snapshot *snap; /* new tunnels are of this; the worker's, which keeps it */
 	uint32_t next_id;
 	uint32_t accepted; /* live */
 };
@@ -76,6 +77,7 @@ struct tunnel {
 	struct h2 h2;
 	struct task task;
 	struct timer timer;
+	struct snapshot *snap;		     /* that listener, identity and the pool's cluster are of; kept */
 	const struct cfg_listener *listener; /* accepted */
 	struct pool_peer *peer;		     /* dialled */
 	const struct cfg_identity *identity;
@@ -86,8 +88,7 @@ struct tunnel {
 	struct err why;			     /* of its end */
 };
 
-void tunnels_init(struct tunnels *ts, struct loop *l, uint32_t limit, const struct tunnel_hooks *hooks, void *owner,
-		  struct tls_ctx *const *tls);
+void tunnels_init(struct tunnels *ts, struct loop *l, uint32_t limit, const struct tunnel_hooks *hooks, void *owner);
 void tunnels_finish(struct tunnels *ts); /* closes what is left */
 
 /** tunnel_accept() - takes @fd. Return: 0 or -errno (then the caller still has @fd). */
@@ -95,6 +96,8 @@ int tunnel_accept(struct tunnels *ts, int fd, const struct cfg_listener *l, cons
 /** tunnel_dial() - Return: 0 and *ret, or -errno with the sentence. */
 int tunnel_dial(struct tunnels *ts, struct pool_peer *peer, const struct cfg_cluster *c, const struct addr *to, struct tunnel **ret,
 		struct err *reterr);
+/** tunnel_adopt() - it goes on under @snap, which has its listener (@l; NULL: it was dialled) and its identity @id */
+void tunnel_adopt(struct tunnel *t, struct snapshot *snap, const struct cfg_listener *l, const struct cfg_identity *id);
 /** tunnel_event() - epoll said so */
 void tunnel_event(struct tunnels *ts, union ev_ref ref, uint32_t events);
 /** tunnel_drain() - no new streams; @graceful: two-phase GOAWAY, else only when dialled: closes once empty */

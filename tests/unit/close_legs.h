@@ -162,6 +162,7 @@ static inline void tun_init(struct tun *x, bool server)
 {
 	memset(x, 0, sizeof(*x));
 	x->t.l = &w->loop;
+	x->t.snap = w->snap;
 	x->t.server = server;
 	x->t.state = TUNNEL_OPEN;
 	assert_int_equal(h2_init(&x->t.h2, &w->loop, server, 100, &tun_ops, &x->t), 0);
@@ -202,7 +203,7 @@ static int app[2]; /* the applications' ends of the legs that are sockets */
 
 static inline struct conn *conn_of(enum leg_kind src, enum leg_kind dst, bool open)
 {
-	struct conn *c = conn_new(w, &listener[0]);
+	struct conn *c = conn_new(w, w->snap, &listener[0]);
 	int fd[2];
 
 	assert_non_null(c);
@@ -293,6 +294,7 @@ static inline void over(void)
 
 static inline int setup(void **state)
 {
+	struct snapshot *snap;
 	struct err e = {""};
 
 	(void)state;
@@ -312,7 +314,7 @@ static inline int setup(void **state)
 	cfg.listeners = listener;
 	cfg.clusters = cluster;
 	cfg.n_listeners = cfg.n_clusters = cfg.n_endpoints = 1;
-	if (daemon_create(&d, &cfg, &e) < 0)
+	if (snapshot_create(&snap, &cfg, NULL, cfg.workers, NULL, &e) < 0 || daemon_create(&d, snap, &e) < 0)
 		fail_msg("%s", e.msg);
 	w = &d->workers[0];
 	tun_init(&tun[0], true);

@@ -265,11 +265,11 @@ static inline int setup(void **state)
 	(void)log_level_set("all", "error");
 	if (loop_init(&l, 0, &cfg, NULL, dispatch) < 0)
 		return -1;
-	tunnels_init(&ts, &l, 100, &hooks, NULL, NULL);
+	tunnels_init(&ts, &l, 100, &hooks, NULL);
 	for (int i = 0; i < 2; i++)
 		peer_listen(&peer[i]);
-	pool_init(&pool, &ts, &cluster);
-	pool_init(&pool2, &ts, &cluster2);
+	pool_init(&pool, &ts, NULL, &cluster);
+	pool_init(&pool2, &ts, NULL, &cluster2);
 	return 0;
 }
 

@@ -341,7 +341,7 @@ static void an_unprocessed_stream_is_sent_again(void **state)
 	struct conn *c = conn_of(LEG_SOCK, LEG_STREAM, false);
 
 	(void)state;
-	c->ep = &w->clusters[0].ep[0];
+	c->ep = endpoint_get(w->clusters[0]->ep[0]);
 	c->dst = endpoint[0].address;
 	assert_int_equal(buf_append(&c->early_data, "was sent in vain", 16), 0);
 	stats_gauge(&w->loop.stats, SG_BUFFERED, 16);
@@ -363,7 +363,7 @@ static void a_stream_that_may_have_been_processed_is_not(void **state)
 	struct conn *c = conn_of(LEG_SOCK, LEG_STREAM, false);
 
 	(void)state;
-	c->ep = &w->clusters[0].ep[0];
+	c->ep = endpoint_get(w->clusters[0]->ep[0]);
 	c->dst = endpoint[0].address;
 	c->bytes[SRC] = 16;
 	conn_stream_closed(c, DST, H2_LOST, true); /* bytes went out: the peer may have taken them */

@@ -105,18 +105,19 @@ static void configure(void)
 
 static int setup(void **state)
 {
+	struct snapshot *snap;
 	struct err e = {""};
 
 	(void)state;
 	(void)log_level_set("all", "error");
 	configure();
-	if (daemon_create(&d, &cfg, &e) < 0)
+	if (snapshot_create(&snap, &cfg, NULL, cfg.workers, NULL, &e) < 0 || daemon_create(&d, snap, &e) < 0)
 		fail_msg("%s", e.msg);
 	w = &d->workers[0];
 	for (uint32_t i = 0; i < LISTENERS; i++) {
 		union ev_ref ref = {.kind = EV_LISTENER, .idx = i};
 
-		assert_int_equal(loop_watch_level(&w->loop, w->listeners[i].fd, ref, EPOLLIN), 0);
+		assert_int_equal(loop_watch_level(&w->loop, w->listeners[i]->fd, ref, EPOLLIN), 0);
 	}
 	return 0;
 }

@@ -64,6 +64,7 @@ const char *js_time(const json_t *o, const char *key);
 
 typedef int ctl_command(struct ctl *c);
 ctl_command cmd_status, cmd_listener, cmd_chain, cmd_cluster, cmd_tunnel; /* show.c */
+ctl_command cmd_limits;							  /* limits.c */
 ctl_command cmd_kernel;							  /* kernel.c */
 ctl_command cmd_conn, cmd_stats, cmd_metrics;				  /* conn.c, stats.c */
 ctl_command cmd_log_level, cmd_config, cmd_reload, cmd_drain, cmd_version;		  /* change.c */

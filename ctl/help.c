@@ -29,6 +29,7 @@ static const char main_text[] =
 	"  conn kill ID            close one (RST to both ends)\n"
 	"  kernel                  what the kernel does for aditd here, and why not more\n"
 	"  kernel bypass on|off    switch the bypass\n"
+	"  limits                  what is used of each limit, and whom it refused\n"
 	"  stats [PATTERN]         counters and latencies\n"
 	"  log-level [AREA=LEVEL]  show or set what is logged\n"
 	"  config check [FILE]     judge a configuration, without a daemon\n"
@@ -121,6 +122,19 @@ static const struct {
 	 "bypass off makes everything go by TCP through the agent, at once and without\n"
 	 "harm, until bypass on. For root and the daemon's own user.\n"
 	 "\n"
+	 WATCH
+	 COMMON},
+	{"limits",
+	 "usage: aditctl limits [--limit N] [--watch[=SECONDS]]\n"
+	 "\n"
+	 "Limits of connections (ACTIVE of MAX) and of new connections per second (RATE,\n"
+	 "BURST, and what is LEFT of it now), with how many were REFUSED, and BY-RATE.\n"
+	 "principal and source are classes of limits.principals and limits.sources,\n"
+	 "whose limits are for each of those who match; below, those who were refused\n"
+	 "most. -o wide adds limits of tunnels, and how many a class knows and has room\n"
+	 "for; OVERFLOWED are connections of those who found none.\n"
+	 "\n"
+	 "  -n, --limit N          of each class at most N (default 20; 0: 1000)\n"
 	 WATCH
 	 COMMON},
 	{"stats",

@@ -30,6 +30,7 @@ static const struct {
 	{"tunnel", cmd_tunnel, TAKES_WATCH | TAKES_LIMIT | TAKES_PEER, 0},
 	{"conn", cmd_conn, TAKES_WATCH | TAKES_LIMIT | TAKES_LISTENER | TAKES_PEER, 2},
 	{"kernel", cmd_kernel, TAKES_WATCH, 2},
+	{"limits", cmd_limits, TAKES_WATCH | TAKES_LIMIT, 0},
 	{"stats", cmd_stats, TAKES_WATCH, 1},
 	{"log-level", cmd_log_level, 0, CTL_WORDS},
 	{"config", cmd_config, 0, 2},

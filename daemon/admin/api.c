@@ -48,6 +48,7 @@ static const struct route routes[] = {
 	{"DELETE", ADIT_API_CONN, R_ID | R_CHANGE, NULL, api_conn_kill, "close one connection, with RST to both ends"},
 	{"GET", ADIT_API_KERNEL, 0, NULL, api_kernel, "the kernel plane: its means, their state, and what they counted"},
 	{"POST", ADIT_API_KERNEL_BYPASS, R_CHANGE, NULL, api_kernel_bypass, "switch the bypass: {\"on\": true|false}"},
+	{"GET", ADIT_API_LIMITS, 0, " limit ", api_limits, "limits: what is used of them, whom they refused"},
 	{"GET", ADIT_API_STATS, 0, " match ", api_stats, "counters, gauges, resets by code, latencies"},
 	{"GET", ADIT_API_LOG_LEVEL, 0, NULL, api_log_level, "log level of each area"},
 	{"PUT", ADIT_API_LOG_LEVEL, R_CHANGE, NULL, api_log_level_set, "set log levels: {\"AREA\": \"LEVEL\"}"},

@@ -98,5 +98,8 @@ void api_add_policies(struct text *t, struct daemon *d); /* metrics families */
 /* health.c */
 api_handler api_ready, api_live;
 void api_add_health(struct text *t, struct daemon *d); /* metrics families */
+/* limits.c */
+api_handler api_limits;
+void api_add_limits(struct text *t, struct daemon *d); /* metrics families */
 /* scrape.c */
 api_handler api_metrics;

@@ -10,6 +10,7 @@
 	X(ACCEPTED, "connections_accepted", "TCP connections accepted from applications")                                        \
 	X(ACCEPT_PAUSED, "accept_paused", "times accepting stopped because descriptors or connections ran out")                  \
 	X(REFUSED_LIMIT, "connections_refused_limit", "connections refused by a connection or memory limit")                    \
+	X(REFUSED_RATE, "connections_refused_rate", "connections and tunnels refused by a rate limit")                          \
 	X(CONNECT_OK, "upstream_connects", "TCP connects to endpoints that succeeded")                                           \
 	X(CONNECT_FAIL, "upstream_connect_failures", "TCP connects to endpoints that failed or timed out")                       \
 	X(HANDSHAKES_CLIENT, "tls_handshakes_client", "TLS handshakes completed as client")                                      \

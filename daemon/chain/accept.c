@@ -19,12 +19,28 @@
 #define PAUSE_MS 50u
 #define REFUSED_LOG_MS 1000u
 
+/* counted first, then looked at: two workers must not both take the last place. @l NULL: of the daemon */
+static bool place_take(struct worker *w, const struct snapshot *snap, _Atomic uint32_t *n, uint32_t max, const struct cfg_listener *l)
+{
+	if (atomic_fetch_add_explicit(n, 1, memory_order_relaxed) < max || !max)
+		return true;
+	atomic_fetch_sub_explicit(n, 1, memory_order_relaxed);
+	limits_refused_listener(w->d, snap, l);
+	return false;
+}
+
 struct conn *conn_new(struct worker *w, struct snapshot *snap, const struct cfg_listener *l)
 {
-	struct conn *c = slab_alloc(&w->conns);
+	struct daemon *d = w->d;
+	struct conn *c;
 
-	if (!c)
+	if (!place_take(w, snap, &d->connections, w->snap->cfg->limits.max_connections, NULL))
 		return NULL;
+	if (!place_take(w, snap, &d->per_listener[l->slot], l->max_connections, l))
+		goto fail;
+	c = slab_alloc(&w->conns);
+	if (!c)
+		goto fail_place;
 	c->w = w;
 	c->snap = snapshot_get(snap, w->loop.worker);
 	c->state = CONN_DIALING;
@@ -36,10 +52,13 @@ struct conn *conn_new(struct worker *w, struct snapshot *snap, const struct cfg_
 	c->chunk_first = c->chunk_last = CHUNK_NONE;
 	c->stages.n = 1;
 	c->stages.id[0] = (uint16_t)l->id;
-	atomic_fetch_add_explicit(&w->d->connections, 1, memory_order_relaxed);
-	atomic_fetch_add_explicit(&w->d->per_listener[l->slot], 1, memory_order_relaxed);
 	stats_gauge(&w->loop.stats, SG_CONNECTIONS, 1);
 	return c;
+fail_place:
+	atomic_fetch_sub_explicit(&d->per_listener[l->slot], 1, memory_order_relaxed);
+fail:
+	atomic_fetch_sub_explicit(&d->connections, 1, memory_order_relaxed);
+	return NULL;
 }
 
 void conn_free(struct conn *c)
@@ -72,37 +91,19 @@ int conn_watch(struct conn *c, int side)
 	return loop_watch(&c->w->loop, c->leg[side].fd, ref);
 }
 
-static bool over_limit(const struct worker *w, const struct cfg_listener *l)
+/* who is refused before there is a connection leaves a line, however many they are */
+static void refused_log(struct worker *w, const struct cfg_listener *l, const struct addr *peer, enum denial kind, const char *why)
 {
-	const struct daemon *d = w->d;
-
-	return atomic_load_explicit(&d->connections, memory_order_relaxed) >= w->snap->cfg->limits.max_connections ||
-	       (l->max_connections &&
-		atomic_load_explicit(&d->per_listener[l->slot], memory_order_relaxed) >= l->max_connections);
-}
-
-/* who is refused by a limit leaves a line, however many they are */
-static void refused_log(struct worker *w, const struct cfg_listener *l, const struct addr *peer)
-{
+	struct denial_facts f = { .kind = kind, .listener = l->name, .src = peer, .why = why };
 	char a[ADDR_STR], more[LOG_MORE];
 
-	struct denial_facts f = {
-		.kind = w->draining ? DENIAL_OVERLOAD : DENIAL_LIMIT,
-		.listener = l->name,
-		.src = peer,
-		.why = w->draining ? "draining" :
-		       l->type == LISTENER_TUNNEL ?
-				     "limits.max_connections, limits.max_tunnels_in or the listener's max_connections is reached" :
-				     "limits.max_connections or the listener's max_connections is reached",
-	};
-
-	stats_inc(&w->loop.stats, ST_REFUSED_LIMIT);
+	stats_inc(&w->loop.stats, kind == DENIAL_RATE ? ST_REFUSED_RATE : ST_REFUSED_LIMIT);
 	denied_note(w, &f);
-	if (!log_rate_text(&w->refused_log, w->loop.now_ms, REFUSED_LOG_MS, more))
-		return;
-	log_warn(LA_CHAIN, "connection from %s refused: %s of listener '%s' or limits.max_connections is reached%s", addr_str(peer, a),
-		 l->type == LISTENER_TUNNEL ? "limits.max_tunnels_in, max_connections" : "max_connections", l->name, more);
+	if (log_rate_text(&w->refused_log, w->loop.now_ms, REFUSED_LOG_MS, more))
+		log_warn(LA_CHAIN, "connection from %s refused at listener '%s': %s%s", addr_str(peer, a), l->name, why, more);
 }
+
+#define WHY_FULL "limits.max_connections or the listener's max_connections is reached"
 
 const char *conn_principal(const struct conn *c)
 {
@@ -135,6 +136,8 @@ void conn_go(struct conn *c, const struct cfg_listener *l, struct stage_context 
 	const struct cfg_listener *full;
 	enum stage_verdict v;
 
+	if (!c->n_via && !limits_subject(c))
+		return;
 	judge_prepare(c, ctx);
 	v = c->n_via ? stages_extend(l, ctx, &c->stages) : stages_resolve(l, ctx, &c->stages);
 	full = inner_limit(c, known);
@@ -142,9 +145,12 @@ void conn_go(struct conn *c, const struct cfg_listener *l, struct stage_context 
 	case STAGE_GO:
 		if (full) {
 			stats_inc(&w->loop.stats, ST_REFUSED_LIMIT);
+			limits_refused_listener(w->d, c->snap, full);
 			conn_end(c, END_LIMIT, "listener '%s' has its %u connections", full->name, full->max_connections);
 			return;
 		}
+		if (!limits_listeners(c, c->n_via ? known : 0))
+			return;
 		for (; c->staged < c->stages.n; c->staged++) {
 			struct listener *s = w->listeners[conn_slot(c, c->staged)];
 
@@ -302,12 +308,12 @@ static void captured(struct conn *c, const struct cfg_listener *l)
 
 static void accept_tcp(struct worker *w, const struct cfg_listener *l, int fd, const struct addr *peer)
 {
-	bool full = over_limit(w, l), known = !l->proxy_protocol || proxy_trusted(l, peer);
-	struct conn *c = full || !known ? NULL : conn_new(w, w->snap, l);
+	bool known = !l->proxy_protocol || proxy_trusted(l, peer);
+	struct conn *c = known ? conn_new(w, w->snap, l) : NULL;
 
 	if (!c) {
 		if (known)
-			refused_log(w, l, peer);
+			refused_log(w, l, peer, DENIAL_LIMIT, WHY_FULL);
 		else
 			untrusted_log(w, l, peer);
 		sock_reset(fd);
@@ -333,11 +339,17 @@ static void accept_tcp(struct worker *w, const struct cfg_listener *l, int fd, c
 static void accept_tunnel(struct worker *w, const struct cfg_listener *l, int fd, const struct addr *peer)
 {
 	/* the limit is per worker: a hostile peer must not lock out the others by an atomic of all */
-	if (w->draining || w->tunnels.accepted >= max_u64(w->snap->cfg->limits.max_tunnels_in / w->d->n_workers, 1) ||
-	    tunnel_accept(&w->tunnels, fd, l, peer) < 0) {
-		refused_log(w, l, peer);
-		sock_reset(fd);
-	}
+	if (w->draining)
+		refused_log(w, l, peer, DENIAL_OVERLOAD, "draining");
+	else if (w->tunnels.accepted >= max_u64(w->snap->cfg->limits.max_tunnels_in / w->d->n_workers, 1))
+		refused_log(w, l, peer, DENIAL_LIMIT, "limits.max_tunnels_in is reached");
+	else if (!limits_tunnel(w, l))
+		refused_log(w, l, peer, DENIAL_RATE, "the listener's tunnel_rate is exceeded");
+	else if (tunnel_accept(&w->tunnels, fd, l, peer) < 0)
+		refused_log(w, l, peer, DENIAL_OVERLOAD, "out of memory");
+	else
+		return;
+	sock_reset(fd);
 }
 
 void accept_resume(struct timer *t, void *listener)
@@ -466,11 +478,11 @@ static void on_request(void *owner, struct tunnel *t, int32_t id, const struct h
 	struct stage_context ctx = { .in = { .headers = h, .n_headers = n } };
 	struct connect_in in;
 	struct err why = { "" };
-	struct conn *c = over_limit(w, l) ? NULL : conn_new(w, t->snap, l);
+	struct conn *c = conn_new(w, t->snap, l);
 	int status = connect_parse(h, n, flags, &in, &why);
 
 	if (!c) {
-		refused_log(w, l, &t->who->remote);
+		refused_log(w, l, &t->who->remote, DENIAL_LIMIT, WHY_FULL);
 		refuse_at_once(t, id, 503);
 		return;
 	}

@@ -41,6 +41,8 @@ static const struct ending_row {
 	[END_PEER_REFUSED] = { 503, NGHTTP2_CONNECT_ERROR, "UF", "peer", "refused by the peer agent" },
 	[END_OPEN_TIME] = { 504, NGHTTP2_CANCEL, "UT", "peer", "no answer from the peer agent" },
 	[END_LIMIT] = { 503, NGHTTP2_REFUSED_STREAM, "UO", "adit", "connection limit" },
+	[END_RATE] = { 429, NGHTTP2_REFUSED_STREAM, "RL", "adit", "rate limit" },
+	[END_OVERLOAD] = { 503, NGHTTP2_ENHANCE_YOUR_CALM, "OM", "adit", "overload" },
 	[END_MEMORY] = { 503, NGHTTP2_INTERNAL_ERROR, "OM", "adit", "out of memory" },
 	[END_IDLE] = { 503, NGHTTP2_CANCEL, "SI", "adit", "idle time-out" },
 	[END_KILLED] = { 503, NGHTTP2_CANCEL, "LR", "adit", "closed by the operator" },
@@ -134,6 +136,7 @@ static void uncount(struct conn *c)
 		atomic_fetch_sub_explicit(&d->per_cluster[c->via[i]->slot], 1, memory_order_relaxed);
 		stats_bump(&c->via[i]->active, (uint64_t)-1);
 	}
+	limits_leave(c);
 	stats_gauge(&c->w->loop.stats, SG_CONNECTIONS, -1);
 	for (int i = 0; i < 2; i++)
 		stats_gauge(&c->w->loop.stats, SG_BUFFERED, -(int64_t)c->leg[i].q.len);

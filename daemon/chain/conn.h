@@ -19,6 +19,7 @@
 #include "kern/bypass.h"
 #include "loop/loop.h"
 #include "obs/series.h"
+#include "policy/quota.h"
 #include "tunnel/connect.h"
 #include "tunnel/pool.h"
 
@@ -49,6 +50,8 @@ enum ending {
 	END_PEER_REFUSED,  /* the peer agent answered another status */
 	END_OPEN_TIME,	   /* no answer to CONNECT */
 	END_LIMIT,	   /* connection limit */
+	END_RATE,	   /* rate limit */
+	END_OVERLOAD,	   /* memory, descriptors or CPU are short */
 	END_MEMORY,
 	END_IDLE,
 	END_KILLED,	   /* by an operator */
@@ -111,6 +114,7 @@ struct conn {
 	char *principal;	 /* of the source, where no certificate on its leg says it: PROXY header, short way; malloc'd */
 	uint8_t trace[24];	 /* trace and parent id, raw */
 	struct buf early_data;	 /* copy of what was sent before the answer, for another try */
+	struct quota_subject *quota; /* whose it is, where limits are counted per principal or source; NULL: not there */
 	struct series *series;
 	uint64_t bytes[2];	 /* read from leg 0 and written on; from leg 1 */
 	uint64_t told[2];	 /* of them, how many the metrics have */

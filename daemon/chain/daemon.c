@@ -87,6 +87,8 @@ int daemon_create(struct daemon **ret, struct snapshot *first, struct err *reter
 	d->per_listener = calloc(LISTENER_SLOTS, sizeof(*d->per_listener));
 	d->per_cluster = calloc(CLUSTER_SLOTS, sizeof(*d->per_cluster));
 	r = health_init(d);
+	if (r == 0)
+		r = limits_create(&first->limits, cfg, NULL, NULL);
 	r = r < 0 || d->drained_fd < 0 || !d->per_listener || !d->per_cluster ? err_set(reterr, -ENOMEM, "out of memory") : 0;
 	if (r == 0)
 		r = daemon_number(d, first, reterr);

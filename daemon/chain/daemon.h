@@ -6,6 +6,7 @@
 #include "base/err.h"
 #include "chain/health.h"
 #include "chain/kernel.h"
+#include "chain/limits.h"
 #include "chain/worker.h"
 #include <stdatomic.h>
 
@@ -26,6 +27,7 @@ struct daemon {
 	struct access_ring **rings;
 	uint64_t start_us;		 /* CLOCK_MONOTONIC */
 	_Atomic uint32_t connections;	 /* live, all workers */
+	_Atomic uint64_t refused;	 /* by limits.max_connections */
 	_Atomic uint32_t *per_listener, *per_cluster; /* live, by slot; for limits */
 	_Atomic uint32_t drained;	 /* workers that have finished draining */
 	int drained_fd;			 /* eventfd: a worker has drained */

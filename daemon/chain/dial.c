@@ -550,10 +550,13 @@ void dial_start(struct conn *c)
 
 	c->counted = true;
 	if (atomic_fetch_add_explicit(&d->per_cluster[cl->slot], 1, memory_order_relaxed) >= cl->max_connections && cl->max_connections) {
+		stats_inc(&c->w->loop.stats, ST_REFUSED_LIMIT);
+		limits_refused_cluster(c->snap, cl);
 		conn_end(c, END_LIMIT, "cluster '%s' has its %u connections", cl->name, cl->max_connections);
 		return;
 	}
-	dial_next(c);
+	if (limits_cluster(c))
+		dial_next(c);
 }
 
 void dial_cancel(struct conn *c, bool failed)

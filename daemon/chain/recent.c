@@ -172,6 +172,8 @@ static enum denial denial_of(const struct conn *c)
 	case END_NO_ROUTE: return DENIAL_ROUTE;
 	case END_LIMIT:
 	case END_QUEUE_FULL: return DENIAL_LIMIT;
+	case END_RATE: return DENIAL_RATE;
+	case END_OVERLOAD: return DENIAL_OVERLOAD;
 	case END_PROXY: return DENIAL_PROXY;
 	case END_PEER_DENIED: return DENIAL_PEER;
 	case END_COMPLETE:

@@ -4,6 +4,7 @@
 #include "chain/snapshot.h"
 #include "base/clean.h"
 #include "base/log.h"
+#include "chain/limits.h"
 #include "tls/ctx.h"
 
 static void contexts_free(struct tls_ctx **tls, uint32_t n)
@@ -85,6 +86,7 @@ void snapshot_destroy(struct snapshot *s)
 		connect_self_finish(&s->self[i]);
 	free(s->self);
 	free(s->policy_slot);
+	limits_destroy(s->limits);
 	contexts_free(s->tls, s->cfg->n_identities);
 	if (--s->cfg->uses == 0 && s->cfg_free)
 		s->cfg_free(s->cfg);

@@ -549,6 +549,8 @@ static int prepare(struct swap *s, struct err *reterr)
 		r = err_set(reterr, -ENOMEM, "out of memory");
 	if (r < 0)
 		return r;
+	if (limits_create(&s->next->limits, next, s->old->limits, old) < 0)
+		return err_set(reterr, -ENOMEM, "out of memory");
 	for (uint32_t i = 0; i < old->n_listeners; i++)
 		s->had[old->listeners[i].slot] = &old->listeners[i];
 	for (uint32_t i = 0; r == 0 && i < next->n_clusters; i++)

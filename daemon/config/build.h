@@ -146,13 +146,14 @@ int names_identity(struct build *b, const struct tree_node *n, const struct tree
 		   struct cfg_identity **ret);
 
 /* ---- the sections ---- */
-extern const struct table node_table, kernel_table, limits_table, timeouts_table;
+extern const struct table node_table, kernel_table, limits_table, timeouts_table, overload_table;
 void node_preset(struct cfg_node *n);
 /* members of struct cfg_node: text's @to is the member, the others' the struct */
 schema_call node_text_read, node_workload_type_read, node_metadata_read, node_request_headers_read, node_response_headers_read;
 void kernel_preset(struct cfg_kernel *k);
 void limits_preset(struct cfg_limits *l);
 void timeouts_preset(struct cfg_timeouts *t);
+void overload_preset(struct cfg_overload *o);
 int node_finish(struct build *b);
 int limits_finish(struct build *b);
 
@@ -180,6 +181,9 @@ schema_call cgroups_read, uids_read; /* @to: the list, and behind it the number 
 int kernel_listener(struct build *b, const struct tree_node *n, const struct where *w, const struct cfg_listener *l);
 /** kernel_check() - warn of what is suspicious; last */
 void kernel_check(struct build *b);
+
+/* ---- limits.c: rates and classes of limits; @to: struct cfg_rate, struct cfg_limits ---- */
+schema_call rate_read, principals_read, sources_read;
 
 /* ---- check.c: what only the whole shows ---- */
 int check_all(struct build *b);

@@ -214,6 +214,7 @@ static const struct field cluster_fields[] = {
 	 .types = TCP | TUNNEL | ORIGINAL_DST},
 	{.key = "dns_refresh", .kind = F_TIME, C(dns_refresh_ms), .min = 1, .types = TCP | TUNNEL},
 	{.key = "max_connections", .kind = F_U32, C(max_connections), .max = 10000000},
+	{.key = "rate", .kind = F_CALL, .call = rate_read, C(rate)},
 	{.key = "authority", .kind = F_CALL, .call = cluster_authority_read, .types = TUNNEL},
 	{.key = "identity", .kind = F_KNOWN, .types = TUNNEL},
 	{.key = "identity_default", .kind = F_KNOWN, .types = TUNNEL},

@@ -422,6 +422,8 @@ static const struct field listener_fields[] = {
 	{.key = "forward", .kind = F_KNOWN},
 	{.key = "routes", .kind = F_CALL, .call = routes_read, .may_be_empty = true},
 	{.key = "max_connections", .kind = F_U32, L(max_connections), .max = 10000000},
+	{.key = "rate", .kind = F_CALL, .call = rate_read, L(rate)},
+	{.key = "tunnel_rate", .kind = F_CALL, .call = rate_read, L(tunnel_rate), .types = TUNNEL},
 	{.key = "idle_timeout", .kind = F_TIME, L(idle_timeout_ms)},
 	{.key = "access_log", .kind = F_BOOL, L(access_log)},
 	{.key = "identity", .kind = F_KNOWN, .types = TUNNEL},

@@ -52,6 +52,8 @@ static const struct field limit_fields[] = {
 	LIMIT("recent", recent, 0, 1000000),
 	{.key = "rates", .kind = F_MAP, .table = &rate_table, .may_be_empty = true},
 	LIMIT("continuation_max", continuation_max, 1, 10000),
+	{.key = "principals", .kind = F_CALL, .call = principals_read, .may_be_empty = true},
+	{.key = "sources", .kind = F_CALL, .call = sources_read, .may_be_empty = true},
 	{.key = NULL},
 };
 const struct table limits_table = {.fields = limit_fields};
@@ -495,6 +497,11 @@ static const struct field root_fields[] = {
 	 .may_be_empty = true},
 	{.key = "drain", .kind = F_MAP, .table = &drain_table, .may_be_empty = true},
 	{.key = "watchdog", .kind = F_TIME, .off = offsetof(struct config, watchdog_ms)},
+	{.key = "overload",
+	 .kind = F_MAP,
+	 .off = offsetof(struct config, overload),
+	 .table = &overload_table,
+	 .may_be_empty = true},
 	{.key = "identities", .kind = F_KNOWN},
 	{.key = "listeners", .kind = F_KNOWN},
 	{.key = "clusters", .kind = F_KNOWN},
@@ -520,6 +527,7 @@ int root_read(struct build *b)
 	limits_preset(&c->limits);
 	timeouts_preset(&c->timeouts);
 	c->watchdog_ms = 10000;
+	overload_preset(&c->overload);
 	r = schema_read(b, &root_table, 0, b->root, NULL, c);
 	if (r < 0)
 		return r;

@@ -121,6 +121,24 @@ enum cfg_proxy { PROXY_NONE, PROXY_V1, PROXY_V2 }; /* PROXY protocol (haproxy's 
 enum cfg_source { SOURCE_AGENT, SOURCE_CLIENT };   /* whose address the upstream sees */
 enum cfg_local { LOCAL_SHORT, LOCAL_TUNNEL };	   /* a tunnel endpoint that is this very node */
 
+/** struct cfg_rate - new connections; per_second 0: any number */
+struct cfg_rate {
+	uint32_t per_second, burst; /* burst: at once, after a pause; default per_second */
+};
+
+/** struct cfg_quota - limits for each who matches, apart */
+struct cfg_quota {
+	const char *name;
+	const char **ids;	  /* limits.principals: SPIFFE ids, '*' as in accept; none: anybody who has one */
+	uint32_t n_ids;
+	struct cidr *from;	  /* limits.sources: these addresses; none: any */
+	uint32_t n_from;
+	uint32_t v4_bits, v6_bits; /* limits.sources: addresses that have these bits in common are one source; default 32, 64 */
+	uint32_t max_connections; /* at the same time; 0: any number */
+	struct cfg_rate rate;
+	uint32_t remember;	  /* so many of those who match; all further ones share one; default 4096 */
+};
+
 /* ---- listeners ---- */
 enum cfg_listener_type { LISTENER_TCP, LISTENER_TUNNEL, LISTENER_INTERNAL };
 enum cfg_spread { SPREAD_SOURCE, SPREAD_CONNECTION }; /* which worker gets a connection; source keeps the order per client */
@@ -137,6 +155,7 @@ struct cfg_listener {
 	uint32_t n_routes;
 	struct cfg_target to;	  /* default target; both NULL: no match is 404 + NR */
 	uint32_t max_connections; /* of this listener, all workers together; 0 = limits only */
+	struct cfg_rate rate;	  /* connections and streams that it takes in */
 	uint64_t idle_timeout_ms; /* no byte either way; default timeouts.idle */
 	bool access_log;	  /* default true */
 	const char *netns;	  /* tcp, tunnel: bound in this network namespace: a name of `ip netns`, "pid:N" or a path; NULL: ours */
@@ -152,6 +171,7 @@ struct cfg_listener {
 	const char **accept_ids;       /* SPIFFE ids, '*' as prefix or suffix wildcard; none: whole trust domain */
 	uint32_t n_accept_ids;
 	uint32_t max_streams;	       /* SETTINGS_MAX_CONCURRENT_STREAMS sent; default 1024 */
+	struct cfg_rate tunnel_rate;   /* tunnels accepted: handshakes cost much */
 };
 
 /* ---- clusters ---- */
@@ -189,6 +209,7 @@ struct cfg_cluster {
 	uint64_t connect_timeout_ms;	/* default timeouts.connect */
 	uint64_t dns_refresh_ms;	/* default 30000 */
 	uint32_t max_connections;	/* all workers together; 0 = none */
+	struct cfg_rate rate;		/* connections and streams to it */
 	const char *netns;		/* tcp, original_dst, tunnel: dialled from this network namespace; as a listener's */
 	enum cfg_source source;		/* tcp, original_dst: client = bind to the client's address (IP_TRANSPARENT, ip(7)) */
 	enum cfg_proxy proxy_protocol;	/* tcp, original_dst: header sent first */
@@ -259,6 +280,25 @@ struct cfg_limits {
 	/* per tunnel and second, hostile peers (interop C1.6) */
 	uint32_t rst_rate, ping_rate, settings_rate, empty_data_rate, window_update_rate, glitch_rate;
 	uint32_t continuation_max;  /* per header block; default 20 */
+	struct cfg_quota *principals, *sources; /* the first that matches counts; sources: for who has no principal */
+	uint32_t n_principals, n_sources;
+};
+
+/** struct cfg_steps - at how much of a resource what begins: percent; 0: never. Each is at least as much as the one before. */
+struct cfg_steps {
+	uint32_t shrink;     /* windows, socket buffers, caches */
+	uint32_t close_idle; /* connections and tunnels, the longest idle first */
+	uint32_t refuse;     /* new connections and streams */
+	uint32_t pause;	     /* accepting; memory: and who holds most of it is closed */
+};
+
+struct cfg_overload {
+	bool enabled;		      /* default true */
+	struct cfg_steps memory;      /* of limits.memory, and of the cgroup's; default 70, 80, 90, 95 */
+	struct cfg_steps descriptors; /* of RLIMIT_NOFILE; default 70, 80, 90, 95 */
+	uint32_t cpu_busy;	      /* percent of the time that a worker runs or waits for a CPU; default 95; and then: */
+	uint64_t cpu_refuse_ms, cpu_pause_ms; /* when a turn of its loop takes this long; default 250, 2000; 0: never */
+	uint64_t idle_ms;	      /* what may be closed as idle has been for so long; default 10000 */
 };
 
 struct cfg_timeouts {
@@ -292,6 +332,7 @@ struct config {
 	struct cfg_timeouts timeouts;
 	struct cfg_drain drain;
 	uint64_t watchdog_ms;	  /* a worker that does not turn for so long is stuck; 0: nobody looks. Default 10000 */
+	struct cfg_overload overload;
 	struct cfg_identity *identities;
 	uint32_t n_identities;
 	struct cfg_listener *listeners;

@@ -15,6 +15,7 @@
 
 struct tls_ctx;	     /* tls/ctx.h */
 struct connect_self; /* tunnel/connect.h */
+struct limits;	     /* chain/limits.h */
 
 struct snapshot_users {
 	_Alignas(64) _Atomic uint32_t n;
@@ -25,6 +26,7 @@ struct snapshot {
 	struct config *cfg;
 	struct tls_ctx **tls;	    /* by identity index */
 	struct connect_self *self;  /* what we say of ourselves: by identity index; the last: without one */
+	struct limits *limits;	    /* what its limits have counted: since it came into force, or from the one before */
 	uint32_t *policy_slot;	    /* by policy index: where its counters are; of its own memory */
 	void (*cfg_free)(struct config *c); /* NULL: cfg is not ours; main thread */
 	struct snapshot *next;	    /* the main thread's list, newest first */

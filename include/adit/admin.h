@@ -16,6 +16,7 @@
 #define ADIT_API_TUNNELS      "/v1/tunnels"
 #define ADIT_API_CONNS	      "/v1/conns"  /* ?limit= &listener= &peer= */
 #define ADIT_API_CONN	      "/v1/conns/" /* and the id; GET, DELETE */
+#define ADIT_API_LIMITS	      "/v1/limits" /* ?limit= */
 #define ADIT_API_STATS	      "/v1/stats"  /* ?match=GLOB */
 #define ADIT_API_KERNEL	      "/v1/kernel"
 #define ADIT_API_KERNEL_BYPASS "/v1/kernel/bypass"

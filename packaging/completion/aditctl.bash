@@ -10,7 +10,7 @@ _aditctl_names()	# JSON-KEY COMMAND...: values of a member, as the running daemo
 _aditctl()
 {
 	local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]}
-	local commands='status listener chain cluster tunnel conn kernel stats log-level config reload drain metrics version help'
+	local commands='status listener chain cluster tunnel conn kernel limits stats log-level config reload drain metrics version help'
 	local options='--socket --output --help' command='' sub='' i
 	local -a socket=()
 
@@ -31,6 +31,7 @@ _aditctl()
 	esac
 	case $command in
 	status|listener|cluster|kernel|stats) options+=' --watch' ;;
+	limits) options+=' --watch --limit' ;;
 	tunnel) options+=' --watch --limit --peer' ;;
 	conn) options+=' --watch --limit --listener --peer' ;;
 	drain) options+=' --within' ;;

@@ -1,6 +1,7 @@
 /* A daemon made of numbers: inspect_*() for tests of admin/ and ctl/, linked instead of chain/'s. */
 #pragma once
 #include "chain/inspect.h"
+#include "chain/limits.h"
 #include "base/clean.h"
 #include <stdio.h>
 #include <string.h>
@@ -272,6 +273,47 @@ int inspect_policies(struct daemon *d, struct policy_row **ret, size_t *ret_n)
 	memcpy(rows, all, sizeof(all));
 	*ret = rows;
 	*ret_n = ARRAY_LEN(all);
+	return 0;
+}
+
+/* a listener that refuses, a class with somebody in it */
+int inspect_limits(struct daemon *d, struct limit_row **ret, size_t *ret_n)
+{
+	(void)d;
+	*ret = calloc(3, sizeof(**ret));
+	if (!*ret)
+		return -ENOMEM;
+	(*ret)[0] = (struct limit_row){.at = LIMIT_DAEMON, .name = "limits", .active = 812, .max_connections = 100000};
+	(*ret)[1] = (struct limit_row){.at = LIMIT_LISTENER,
+				       .name = "tunnel-in",
+				       .active = 6,
+				       .rate = {100, 200},
+				       .left = 199,
+				       .tunnel_rate = {5, 5},
+				       .refused_rate = 3,
+				       .refused_tunnels = 2};
+	(*ret)[2] = (struct limit_row){.at = LIMIT_PRINCIPAL,
+				       .name = "batch",
+				       .active = 7,
+				       .max_connections = 10,
+				       .refused_connections = 4,
+				       .subjects = 1,
+				       .remember = 4096,
+				       .overflowed = 1};
+	*ret_n = 3;
+	return 0;
+}
+
+int inspect_limit_subjects(struct daemon *d, size_t each, struct limit_subject_row **ret, size_t *ret_n)
+{
+	(void)d;
+	*ret = calloc(2, sizeof(**ret));
+	if (!*ret)
+		return -ENOMEM;
+	(*ret)[0] = (struct limit_subject_row){
+		.at = LIMIT_PRINCIPAL, .name = "batch", .r = {.who = "spiffe://td/ns/batch/sa/a", .active = 7, .refused_connections = 4, .idle_us = 2000000}};
+	(*ret)[1] = (struct limit_subject_row){.at = LIMIT_PRINCIPAL, .name = "batch", .r = {.overflow = true}};
+	*ret_n = min_u64(each, 2);
 	return 0;
 }
 

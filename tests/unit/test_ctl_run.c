@@ -153,6 +153,22 @@ static void the_kernel_plane_is_one_table(void **state)
 	d.bypass = false;
 }
 
+static void limits_are_two_tables(void **state)
+{
+	(void)state;
+	assert_int_equal(ctl("limits"), CTL_OK);
+	assert_string_equal(out, "AT         NAME       ACTIVE     MAX  RATE  BURST  LEFT  REFUSED  BY-RATE\n"
+				 "daemon     limits        812  100000     -      -     -        0        0\n"
+				 "listener   tunnel-in       6       -   100    200   199        0        3\n"
+				 "principal  batch           7      10     -      -     -        4        0\n"
+				 "\n"
+				 "AT         NAME   WHO                        ACTIVE  LEFT  REFUSED  BY-RATE  IDLE\n"
+				 "principal  batch  spiffe://td/ns/batch/sa/a       7     0        4        0  2.0s\n"
+				 "principal  batch  (all others together)           0     0        0        0   0us\n");
+	shows("limits -o wide", "TUNNELS/S");
+	shows("limits -n 1 -o json", "\"subjects\": [");
+}
+
 static void json_is_the_apis(void **state)
 {
 	json_t *o;
@@ -333,6 +349,7 @@ int main(void)
 		cmocka_unit_test(tables_are_exact),
 		cmocka_unit_test(connections_show_legs_peer_and_metadata),
 		cmocka_unit_test(the_kernel_plane_is_one_table),
+		cmocka_unit_test(limits_are_two_tables),
 		cmocka_unit_test(json_is_the_apis),
 		cmocka_unit_test(stats_hide_zeros_until_asked),
 		cmocka_unit_test(changes_are_made_and_confirmed),

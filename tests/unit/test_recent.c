@@ -186,7 +186,7 @@ static void what_was_denied_is_a_denial(void **state)
 	static const struct {
 		enum ending e;
 		enum denial is;
-	} cases[] = {{END_NO_ROUTE, DENIAL_ROUTE}, {END_LIMIT, DENIAL_LIMIT}, {END_QUEUE_FULL, DENIAL_LIMIT}, {END_PROXY, DENIAL_PROXY},
+	} cases[] = {{END_NO_ROUTE, DENIAL_ROUTE}, {END_LIMIT, DENIAL_LIMIT}, {END_RATE, DENIAL_RATE}, {END_OVERLOAD, DENIAL_OVERLOAD}, {END_QUEUE_FULL, DENIAL_LIMIT}, {END_PROXY, DENIAL_PROXY},
 		     {END_PEER_DENIED, DENIAL_PEER}, {END_DENIED, DENIAL_IDENTITY}};
 
 	(void)state;

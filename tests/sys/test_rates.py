@@ -213,7 +213,7 @@ def test_rate_of_tunnels(w, node):
     for _ in range(12):
         try:
             good.append(w.h2_client(node, where))
-        except OSError:
+        except (OSError, AttributeError):  # reset while it was connecting: lib.Dead
             pass
     assert 3 <= len(good) <= 5
     assert a.stat("tls_handshakes_server") == len(good)

@@ -33,6 +33,21 @@ static int secret_taken(WOLFSSL *ssl, int id, const unsigned char *secret, int n
 }
 #endif
 
+/* wolfSSL's object for the handshake on @fd. Return: 0 or -ENOMEM */
+static int session_open(struct rec *r, struct tls_ctx *tls, int fd, const char *sni)
+{
+	struct WOLFSSL *ssl = tls_session(tls, r->server, fd, sni, &r->frames, &r->chain);
+
+	if (!ssl)
+		return -ENOMEM;
+	r->ssl = ssl;
+	r->tls = tls_ctx_get(tls);
+#if !ADIT_WOLFSSL_PACKAGED
+	wolfSSL_set_tls13_secret_cb(r->ssl, secret_taken, r);
+#endif
+	return 0;
+}
+
 int rec_open(struct rec *r, struct loop *l, int fd, struct tls_ctx *tls, bool server, const char *sni)
 {
 	memset(r, 0, sizeof(*r));
@@ -41,21 +56,26 @@ int rec_open(struct rec *r, struct loop *l, int fd, struct tls_ctx *tls, bool se
 	r->server = server;
 	r->tx = r->rx = tls ? REC_USER : REC_PLAIN;
 	r->why = tls ? WHY_EARLY : WHY_NONE;
-	r->tls = tls;
 	r->writable = r->readable = true;
 	if (tls) {
 		r->keys = calloc(1, sizeof(*r->keys));
-		r->ssl = r->keys ? tls_session(tls, server, fd, sni, &r->frames, &r->chain) : NULL;
-		if (!r->ssl) {
+		if (!r->keys || session_open(r, tls, fd, sni) < 0) {
 			free(TAKE(r->keys));
 			return -ENOMEM;
 		}
-		(void)tls_ctx_get(tls);
-#if !ADIT_WOLFSSL_PACKAGED
-		wolfSSL_set_tls13_secret_cb(r->ssl, secret_taken, r);
-#endif
 	}
 	r->fd = fd;
+	return 0;
+}
+
+int rec_use(struct rec *r, struct tls_ctx *t)
+{
+	struct tls_ctx *old = r->tls;
+
+	wolfSSL_free(TAKE(r->ssl));
+	if (session_open(r, t, r->fd, NULL) < 0)
+		return -ENOMEM;
+	tls_ctx_put(old);
 	return 0;
 }
 
@@ -157,6 +177,11 @@ int rec_handshake(struct rec *r, const char *const *ids, uint32_t n_ids, struct 
 
 	if (r->tx == REC_PLAIN)
 		return 0;
+	if (r->choose) {
+		ret = rec_name(r, reterr);
+		if (ret < 0)
+			return ret;
+	}
 	if (!r->asked)
 		kernel_attach(r);
 	ret = r->server ? wolfSSL_accept(r->ssl) : wolfSSL_connect(r->ssl);

@@ -20,6 +20,13 @@
 
 enum rec_engine { REC_PLAIN, REC_USER, REC_KTLS };
 
+/**
+ * rec_choose - which of our identities is this client here for?
+ * @name: the server name that it asks for (SNI), as it sent it, @n bytes; n 0: it names none
+ * Return: the context for the handshake, which takes a reference; NULL: refuse it, with the sentence.
+ */
+typedef struct tls_ctx *rec_choose(void *arg, const char *name, size_t n, struct err *reterr);
+
 struct rec_keys; /* cipher state of the directions whose engine is `user`, and of both during the handshake */
 
 /** struct rec_count - records of a direction that the kernel does: known now and then */
@@ -44,6 +51,8 @@ struct rec {
 	int why_tx, why_rx;	 /* -errno of the kernel's refusals */
 	struct WOLFSSL *ssl;	 /* during the handshake */
 	struct tls_ctx *tls;	 /* a reference, until rec_close() */
+	rec_choose *choose;	 /* server: asked before the handshake; NULL: tls it is. Set after rec_open() */
+	void *choose_arg;
 	struct tls_chain *chain; /* the peer's, once it has shown it; owned */
 	struct tls_frames frames; /* what wolfSSL read */
 	struct rec_keys *keys;	 /* NULL: no direction is `user` */

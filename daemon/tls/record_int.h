@@ -30,3 +30,8 @@ void rec_received(struct rec *r, size_t n);
 
 /** rec_flush_pipe() - what waits in the pipe, after pend. Return: 0 all gone, -EAGAIN, or -errno. */
 int rec_flush_pipe(struct rec *r);
+
+/** rec_name() - rec->choose, once the client's hello is here. Return: 0, -EAGAIN, or -errno with the sentence (and an alert was sent). */
+int rec_name(struct rec *r, struct err *reterr);
+/** rec_use() - another context than that of rec_open(); nothing of the handshake was read yet. Return: 0 or -ENOMEM. */
+int rec_use(struct rec *r, struct tls_ctx *t);

@@ -1,4 +1,4 @@
-/* What changes something, and what asks nobody: log levels, reload, drain, config check (offline), version. */
+/* What changes something, and what asks nobody: log levels, reload, config check (offline), version. */
 #include "base/clean.h"
 #include "config/config.h"
 #include "ctl.h"
@@ -79,33 +79,6 @@ int cmd_reload(struct ctl *c)
 		text_addf(&out, "%s\n", json_string_value(v));
 	if (!out.len)
 		text_add(&out, "nothing has changed\n");
-	json_decref(o);
-	return ctl_print(c, &out);
-}
-
-/* ---- drain ---- */
-
-int cmd_drain(struct ctl *c)
-{
-	struct text out = {0};
-	char body[64], *sent = NULL, t[HUMAN];
-	uint64_t ms = 0;
-	json_t *o = NULL;
-	int r;
-
-	if (c->n_words)
-		return ctl_usage(c, "unexpected '%s'", c->word[0]);
-	if (c->within && !human_ms(c->within, &ms))
-		return ctl_usage(c, "--within '%s': want a time like 500ms, 30s or 5m", c->within);
-	if (c->within) {
-		snprintf(body, sizeof(body), "{\"within_ms\": %" PRIu64 "}", ms);
-		sent = body;
-	}
-	r = ctl_call(c, "POST", ADIT_API_DRAIN, sent, &o);
-	if (r != CTL_OK || !o)
-		return r;
-	text_addf(&out, "draining: no new connections; aditd ends within %s\n",
-		  human_time(js_u64(o, "within_ms") * 1000, t));
 	json_decref(o);
 	return ctl_print(c, &out);
 }

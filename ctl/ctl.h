@@ -28,13 +28,14 @@ struct ctl {
 	const char *command; /* for messages */
 	/* options that some commands take; NULL: not given */
 	const char *limit, *listener, *peer, *within;
+	bool no_wait;
 	uint64_t watch_ms;	     /* 0: once */
 	const char *word[CTL_WORDS]; /* what followed the command */
 	uint32_t n_words;
 };
 
 /* which options a command takes */
-enum ctl_takes { TAKES_WATCH = 1, TAKES_LIMIT = 2, TAKES_LISTENER = 4, TAKES_PEER = 8, TAKES_WITHIN = 16 };
+enum ctl_takes { TAKES_WATCH = 1, TAKES_LIMIT = 2, TAKES_LISTENER = 4, TAKES_PEER = 8, TAKES_WITHIN = 16, TAKES_NO_WAIT = 1 << 14 };
 
 /** ctl_run() - the program without main(). Return: enum ctl_exit. */
 int ctl_run(int argc, char **argv, FILE *out, FILE *err);
@@ -67,4 +68,5 @@ ctl_command cmd_status, cmd_listener, cmd_chain, cmd_cluster, cmd_tunnel; /* sho
 ctl_command cmd_limits;							  /* limits.c */
 ctl_command cmd_kernel;							  /* kernel.c */
 ctl_command cmd_conn, cmd_stats, cmd_metrics;				  /* conn.c, stats.c */
-ctl_command cmd_log_level, cmd_config, cmd_reload, cmd_drain, cmd_version;		  /* change.c */
+ctl_command cmd_log_level, cmd_config, cmd_reload, cmd_version;		  /* change.c */
+ctl_command cmd_drain;							  /* drain.c */

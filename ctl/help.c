@@ -170,14 +170,16 @@ static const struct {
 	 "- removed, ! takes effect after a restart. For root and the daemon's own user.\n"
 	 COMMON},
 	{"drain",
-	 "usage: aditctl drain [--within TIME]\n"
+	 "usage: aditctl drain [--within TIME] [--no-wait]\n"
 	 "\n"
 	 "The daemon tells load balancers (readiness 503) and peers (GOAWAY) that it\n"
 	 "goes, takes no new connections, and ends when the live ones have ended, or\n"
-	 "after TIME. For root and the daemon's own user.\n"
+	 "after TIME. For root and the daemon's own user. Shows how far it is until the\n"
+	 "daemon has ended; -o json does not wait.\n"
 	 "\n"
 	 "      --within TIME      for instance 500ms, 30s, 5m\n"
-	 "                         (default: timeouts.drain of the configuration)\n"
+	 "                         (default: drain.within of the configuration)\n"
+	 "      --no-wait          return at once\n"
 	 COMMON},
 	{"metrics",
 	 "usage: aditctl metrics\n"

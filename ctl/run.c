@@ -35,7 +35,7 @@ static const struct {
 	{"log-level", cmd_log_level, 0, CTL_WORDS},
 	{"config", cmd_config, 0, 2},
 	{"reload", cmd_reload, 0, 0},
-	{"drain", cmd_drain, TAKES_WITHIN, 0},
+	{"drain", cmd_drain, TAKES_WITHIN | TAKES_NO_WAIT, 0},
 	{"metrics", cmd_metrics, 0, 0},
 	{"version", cmd_version, 0, 0},
 	{"help", cmd_help, 0, 1},
@@ -50,7 +50,8 @@ enum option_id {
 	OPT_LIMIT,
 	OPT_LISTENER,
 	OPT_PEER,
-	OPT_WITHIN
+	OPT_WITHIN,
+	OPT_NO_WAIT
 };
 enum option_arg { ARG_NONE, ARG_NEEDED, ARG_MAYBE /* only as --name=value */ };
 
@@ -69,6 +70,7 @@ static const struct {
 	[OPT_LISTENER] = {"listener", 'l', ARG_NEEDED, TAKES_LISTENER},
 	[OPT_PEER] = {"peer", 'p', ARG_NEEDED, TAKES_PEER},
 	[OPT_WITHIN] = {"within", 0, ARG_NEEDED, TAKES_WITHIN},
+	[OPT_NO_WAIT] = {"no-wait", 0, ARG_NONE, TAKES_NO_WAIT},
 };
 
 struct parse {
@@ -138,6 +140,7 @@ static int option_set(struct ctl *c, struct parse *p, enum option_id id, const c
 	case OPT_LISTENER: c->listener = v; break;
 	case OPT_PEER: c->peer = v; break;
 	case OPT_WITHIN: c->within = v; break;
+	case OPT_NO_WAIT: c->no_wait = true; break;
 	}
 	return CTL_OK;
 }

@@ -7,6 +7,7 @@
 #include "chain/daemon.h"
 #include "config/config.h"
 #include "control/control.h"
+#include "control/drain.h"
 #include "control/notify.h"
 #include "net/sock.h"
 #include "obs/logging.h"
@@ -36,6 +37,7 @@ struct program {
 	struct control ctl;
 	struct admin *admin;
 	struct notify notify;
+	struct drain drain;
 };
 
 static const char help[] =
@@ -180,8 +182,7 @@ static void drain(void *arg, uint64_t within_ms)
 {
 	struct program *p = arg;
 
-	log_info(LA_MAIN, "draining: %llu ms at the most", (unsigned long long)within_ms);
-	daemon_drain(p->d, within_ms);
+	drain_begin(&p->drain, within_ms, true);
 }
 
 static int reload(void *arg, struct text *ret_report, struct err *reterr)
@@ -233,7 +234,7 @@ static bool on_signal(struct program *p, int sfd)
 		(void)control_reload(&p->ctl, "SIGHUP", NULL, &e); /* it says what comes of it */
 		return true;
 	}
-	if (p->d->draining) {
+	if (p->drain.step != DRAIN_NOT) {
 		log_warn(LA_MAIN, "second signal: ending at once");
 		return false;
 	}
@@ -272,7 +273,7 @@ static void serve(struct program *p, int sfd)
 	}
 	while (!daemon_drained(p->d)) {
 		struct epoll_event ev;
-
+		uint64_t wait = drain_tick(&p->drain);
 		int got;
 
 		health_main_beat(&p->d->health);
@@ -282,7 +283,7 @@ static void serve(struct program *p, int sfd)
 			daemon_tick(p->d);
 		}
 		health_release(&p->d->health);
-		got = epoll_wait(ep, &ev, 1, TICK_MS);
+		got = epoll_wait(ep, &ev, 1, (int)min_u64(wait, TICK_MS));
 		health_hold(&p->d->health);
 		if (got < 1)
 			continue;
@@ -326,8 +327,10 @@ static int run(struct program *p, struct snapshot *first)
 	else
 		r = daemon_create(&p->d, first, &e);
 	p->ctl.d = p->d;
-	if (r == 0)
+	if (r == 0) {
 		health_hold(&p->d->health);
+		drain_init(&p->drain, p->d, &p->notify);
+	}
 	if (r == 0)
 		r = admin_start(&p->admin, p->d, cfg, &e);
 	if (r == 0) {

@@ -96,7 +96,7 @@ void api_audit(struct api *a, const struct api_req *req, struct api_answer *ans,
 /* policies.c */
 void api_add_policies(struct text *t, struct daemon *d); /* metrics families */
 /* health.c */
-api_handler api_ready, api_live;
+api_handler api_ready, api_live, api_drain_progress;
 void api_add_health(struct text *t, struct daemon *d); /* metrics families */
 /* limits.c */
 api_handler api_limits;

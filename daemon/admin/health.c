@@ -58,6 +58,29 @@ void api_live(struct api *a, const struct api_req *req, struct api_answer *ans)
 	text_add(&ans->body, h.text);
 }
 
+void api_drain_progress(struct api *a, const struct api_req *req, struct api_answer *ans)
+{
+	static const char *const phase[] = {
+		[HEALTH_STARTING] = "starting", [HEALTH_READY] = "ready", [HEALTH_QUIET] = "quiet", [HEALTH_DRAINING] = "draining"};
+	struct status_row s = {0};
+	struct health_row h;
+	struct json j;
+
+	(void)req;
+	inspect_health(a->d, &h);
+	inspect_status(a->d, &s);
+	json_init(&j, &ans->body, true);
+	json_open(&j, NULL, '{');
+	json_bool(&j, "draining", h.phase >= HEALTH_QUIET);
+	json_str(&j, "phase", phase[h.phase]);
+	json_u64(&j, "connections", h.connections);
+	json_u64(&j, "began_with", h.began_with);
+	json_u64(&j, "tunnels", s.tunnels_in + s.tunnels_out);
+	json_u64(&j, "left_ms", h.left_ms);
+	json_close(&j, '}');
+	text_add(&ans->body, "\n");
+}
+
 void api_add_health(struct text *t, struct daemon *d)
 {
 	struct health_row h;

@@ -339,7 +339,7 @@ static void accept_tcp(struct worker *w, const struct cfg_listener *l, int fd, c
 static void accept_tunnel(struct worker *w, const struct cfg_listener *l, int fd, const struct addr *peer)
 {
 	/* the limit is per worker: a hostile peer must not lock out the others by an atomic of all */
-	if (w->draining)
+	if (w->draining && !w->closing)
 		refused_log(w, l, peer, DENIAL_OVERLOAD, "draining");
 	else if (w->tunnels.accepted >= max_u64(w->snap->cfg->limits.max_tunnels_in / w->d->n_workers, 1))
 		refused_log(w, l, peer, DENIAL_LIMIT, "limits.max_tunnels_in is reached");

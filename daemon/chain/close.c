@@ -47,6 +47,7 @@ static const struct ending_row {
 	[END_IDLE] = { 503, NGHTTP2_CANCEL, "SI", "adit", "idle time-out" },
 	[END_KILLED] = { 503, NGHTTP2_CANCEL, "LR", "adit", "closed by the operator" },
 	[END_SHUTDOWN] = { 503, NGHTTP2_CANCEL, "LR", "adit", "drain deadline" },
+	[END_DRAINED] = { 503, NGHTTP2_CANCEL, "LR", "adit", "closed by the drain" },
 };
 
 static const uint8_t conn_next[CONN_STATES] = {

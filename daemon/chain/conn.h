@@ -56,6 +56,7 @@ enum ending {
 	END_IDLE,
 	END_KILLED,	   /* by an operator */
 	END_SHUTDOWN,	   /* drain deadline */
+	END_DRAINED,	   /* by the drain, before its deadline */
 	ENDINGS
 };
 

@@ -139,18 +139,18 @@ int daemon_call(struct daemon *d, uint32_t i, struct call *c)
 
 struct drain_order {
 	struct order order;
-	uint64_t within_ms;
+	uint64_t within_ms, jitter_ms;
 };
 
 static void drain_run(struct order *o, void *owner)
 {
 	struct drain_order *dr = container_of(o, struct drain_order, order);
 
-	worker_drain(owner, dr->within_ms);
+	worker_drain(owner, dr->within_ms, dr->jitter_ms);
 	free(dr);
 }
 
-void daemon_drain(struct daemon *d, uint64_t within_ms)
+void daemon_drain(struct daemon *d, uint64_t within_ms, uint64_t jitter_ms)
 {
 	if (d->draining)
 		return;
@@ -165,7 +165,7 @@ void daemon_drain(struct daemon *d, uint64_t within_ms)
 			free(o);
 			continue;
 		}
-		*o = (struct drain_order){ .order = { drain_run }, .within_ms = within_ms };
+		*o = (struct drain_order){ .order = { drain_run }, .within_ms = within_ms, .jitter_ms = jitter_ms };
 		while (!loop_post(&d->workers[i].loop, &o->order))
 			(void)poll(NULL, 0, 1);
 	}

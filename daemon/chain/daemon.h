@@ -32,6 +32,7 @@ struct daemon {
 	_Atomic uint32_t drained;	 /* workers that have finished draining */
 	int drained_fd;			 /* eventfd: a worker has drained */
 	bool ready, draining;
+	bool sockets_shared;		 /* listening sockets are somebody else's, too; before workers look at it */
 };
 
 /**
@@ -41,8 +42,11 @@ struct daemon {
  */
 int daemon_create(struct daemon **ret, struct snapshot *first, struct err *reterr);
 int daemon_start(struct daemon *d, struct err *reterr);
-/** daemon_drain() - returns at once; daemon_drained() when all workers are empty or the time is over */
-void daemon_drain(struct daemon *d, uint64_t within_ms);
+/**
+ * daemon_drain() - returns at once; daemon_drained() when all workers are empty or the time is over. What is still open in the last
+ * @jitter_ms of @within_ms is closed one by one.
+ */
+void daemon_drain(struct daemon *d, uint64_t within_ms, uint64_t jitter_ms);
 bool daemon_drained(const struct daemon *d);
 void daemon_destroy(struct daemon *d); /* stops the workers */
 /* ---- swap.c: what is in force ---- */

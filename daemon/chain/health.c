@@ -279,6 +279,7 @@ void inspect_health(struct daemon *d, struct health_row *ret)
 	*ret = (struct health_row){
 		.phase = atomic_load(&h->phase),
 		.connections = atomic_load(&d->connections),
+		.began_with = atomic_load(&h->began),
 		.stuck = atomic_load(&h->stuck),
 		.stuck_total = atomic_load(&h->stuck_total),
 		.watchdog_ms = atomic_load(&h->limit_ms),

@@ -27,6 +27,7 @@ struct health {
 	pthread_mutex_t look;
 	_Atomic uint32_t phase;	      /* enum health_phase */
 	_Atomic uint32_t waits;	      /* while starting: enum health_waits */
+	_Atomic uint64_t began;	      /* connections when the drain began */
 	_Atomic uint64_t deadline_ms; /* of the drain, CLOCK_MONOTONIC */
 	_Atomic uint64_t limit_ms;    /* cfg.watchdog_ms */
 	_Atomic uint64_t main_beat;   /* turns of the main loop */

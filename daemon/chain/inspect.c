@@ -423,8 +423,8 @@ void inspect_status(struct daemon *d, struct status_row *ret)
 	ret->uptime_us = now_us() - d->start_us;
 	ret->pid = (uint64_t)getpid();
 	ret->workers = d->n_workers;
-	ret->ready = d->ready && !d->draining;
-	ret->draining = d->draining;
+	ret->draining = atomic_load(&d->health.phase) >= HEALTH_QUIET;
+	ret->ready = d->ready && !ret->draining;
 	put(ret->node, sizeof(ret->node), d->cfg->node.id);
 	put(ret->version, sizeof(ret->version), ADIT_VERSION);
 	put(ret->wolfssl, sizeof(ret->wolfssl), tls_library());

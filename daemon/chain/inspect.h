@@ -98,7 +98,7 @@ struct health_row {
 	enum health_phase phase;
 	bool live;
 	uint64_t left_ms;     /* draining: to the deadline */
-	uint64_t connections; /* live */
+	uint64_t connections, began_with; /* live; when the drain began */
 	uint32_t stuck;	      /* workers */
 	uint64_t stuck_total;
 	uint64_t watchdog_ms; /* the limit; 0: nobody looks */

@@ -194,6 +194,7 @@ static enum denial denial_of(const struct conn *c)
 	case END_IDLE:
 	case END_KILLED:
 	case END_SHUTDOWN:
+	case END_DRAINED:
 	case ENDINGS: break;
 	}
 	return DENIALS;

@@ -1,5 +1,5 @@
 /*
- * A worker: everything one thread owns, the one dispatch switch, and draining.
+ * A worker: everything one thread owns, the one dispatch switch, and its end. Draining: drain.c.
  */
 #include "base/clean.h"
 #include "base/log.h"
@@ -8,9 +8,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/eventfd.h>
 
-#define DRAIN_TICK_MS 20u
 #define ACCESS_RING (1u << 20) /* bytes per worker */
 
 static void dispatch_conn(struct worker *w, union ev_ref ref, uint32_t events)
@@ -141,7 +139,7 @@ int worker_start(struct worker *w)
 	return 0;
 }
 
-static void listeners_close(struct worker *w)
+void worker_listeners_close(struct worker *w)
 {
 	for (uint32_t i = 0; w->listeners && i < LISTENER_SLOTS; i++) {
 		struct listener *s = w->listeners[i];
@@ -155,60 +153,12 @@ static void listeners_close(struct worker *w)
 	}
 }
 
-static void end_all(struct worker *w, enum ending e, const char *why)
+void worker_end_all(struct worker *w, enum ending e, const char *why)
 {
 	struct conn *c;
 
 	for (uint32_t i = 0; (c = slab_next(&w->conns, &i));)
 		conn_end(c, e, "%s", why);
-}
-
-static void drained(struct worker *w)
-{
-	uint64_t one = 1;
-
-	atomic_fetch_add(&w->d->drained, 1);
-	(void)!write(w->d->drained_fd, &one, sizeof(one));
-}
-
-static void drain_tick(struct timer *t, void *arg)
-{
-	struct worker *w = arg;
-	bool late = w->loop.now_ms >= w->drain_end_ms;
-
-	if (late && w->conns.used) {
-		log_warn(LA_CHAIN, "worker %u: drain deadline, %u connections are reset", w->loop.worker, w->conns.used);
-		end_all(w, END_SHUTDOWN, "drain deadline");
-	}
-	if (!w->conns.used)
-		for (uint32_t i = 0; i < CLUSTER_SLOTS; i++)
-			if (w->clusters[i])
-				pool_drain(&w->clusters[i]->pool);
-	if ((!w->conns.used && !w->tunnels.slab.used) || w->loop.now_ms >= w->drain_end_ms + 200) {
-		drained(w);
-		return;
-	}
-	timer_arm(&w->loop.timers, t, w->loop.now_ms + DRAIN_TICK_MS);
-}
-
-void worker_drain(struct worker *w, uint64_t within_ms)
-{
-	struct tunnel *t;
-
-	if (w->draining)
-		return;
-	for (uint32_t i = 0; i < LISTENER_SLOTS; i++)
-		if (w->listeners[i])
-			accept_all(w->listeners[i]); /* who waits in the queue was told that it is connected */
-	w->draining = true;
-	listeners_close(w);
-	for (uint32_t i = 0; (t = slab_next(&w->tunnels.slab, &i));)
-		if (t->server)
-			tunnel_drain(t);
-	w->drain_end_ms = w->loop.now_ms + within_ms;
-	w->drain.fire = drain_tick;
-	w->drain.arg = w;
-	timer_arm(&w->loop.timers, &w->drain, w->loop.now_ms + 1);
 }
 
 struct stop {
@@ -242,11 +192,11 @@ void worker_finish(struct worker *w)
 	if (w->conns.size && w->listeners) {
 		struct conn *c;
 
-		end_all(w, END_SHUTDOWN, "shutting down");
+		worker_end_all(w, END_SHUTDOWN, "shutting down");
 		for (uint32_t i = 0; (c = slab_next(&w->conns, &i));)
 			conn_free(c);
 	}
-	listeners_close(w);
+	worker_listeners_close(w);
 	places_finish(w);
 	tunnels_finish(&w->tunnels);
 	dns_destroy(w->dns); /* its queries end now, and look for their connections */

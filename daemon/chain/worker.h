@@ -89,17 +89,25 @@ struct worker {
 	struct policy_counts *policies; /* by slot */
 	struct log_rate failed_log, refused_log, dry_log;
 	bool draining;
+	bool closing; /* listeners: let no more handshakes begin, then close */
 	struct timer drain;
 	struct timer places; /* namespaces are looked after */
-	uint64_t drain_end_ms;
+	uint64_t drain_start_ms, drain_end_ms, drain_jitter_ms, drain_settle_ms;
+	uint32_t drain_closed; /* connections that it ended */
 } __attribute__((aligned(64))); /* no cache line is shared by two workers */
 
 int worker_init(struct worker *w, struct daemon *d, uint32_t index);
 int worker_start(struct worker *w);
 void worker_join(struct worker *w);
 void worker_finish(struct worker *w);
-/** worker_drain() - stop accepting, two-phase GOAWAY, wait for connections until @within_ms, then reset what is left. On the worker. */
-void worker_drain(struct worker *w, uint64_t within_ms);
+/**
+ * worker_drain() - stop accepting, two-phase GOAWAY, wait for connections until @within_ms, then reset what is left; over the last
+ * @jitter_ms of it one by one. On the worker. drain.c.
+ */
+void worker_drain(struct worker *w, uint64_t within_ms, uint64_t jitter_ms);
+/** worker_end_all() - every connection ends so */
+void worker_end_all(struct worker *w, enum ending e, const char *why);
+void worker_listeners_close(struct worker *w);
 extern const struct tunnel_hooks accept_hooks;
 /* ---- places.c: network namespaces ---- */
 /** listener_open() - in its namespace; @probe: is the address free? Main thread before workers run, then the worker. Return: 0 or -errno. */

@@ -34,7 +34,7 @@ _aditctl()
 	limits) options+=' --watch --limit' ;;
 	tunnel) options+=' --watch --limit --peer' ;;
 	conn) options+=' --watch --limit --listener --peer' ;;
-	drain) options+=' --within' ;;
+	drain) options+=' --within --no-wait' ;;
 	esac
 	if [[ $cur == -* ]]; then
 		COMPREPLY=($(compgen -W "$options" -- "$cur"))

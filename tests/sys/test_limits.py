@@ -248,7 +248,7 @@ def test_server_drains(w, node):
 def test_deadline_of_the_drain(w, node):
     """streams that do not finish are reset, the exit status is still 0"""
     back = w.backend(node)
-    client, server = w.pair(back, server={"timeouts": {"drain": "1s"}}, client={"timeouts": {"drain": "1s"}})
+    client, server = w.pair(back, server={"drain": {"within": "1s", "jitter": 0}}, client={"timeouts": {"drain": "1s"}})
     app = w.app(client.listen)
     lib.echo(app)
     t = time.monotonic()

@@ -43,6 +43,7 @@ static const struct {
 	{END_IDLE, 503, NGHTTP2_CANCEL, "SI", "adit"},
 	{END_KILLED, 503, NGHTTP2_CANCEL, "LR", "adit"},
 	{END_SHUTDOWN, 503, NGHTTP2_CANCEL, "LR", "adit"},
+	{END_DRAINED, 503, NGHTTP2_CANCEL, "LR", "adit"},
 };
 
 static void each_row_is_as_designed(void **state)

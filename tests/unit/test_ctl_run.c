@@ -205,9 +205,9 @@ static void changes_are_made_and_confirmed(void **state)
 	shows("log-level tls=debug net=warn", "tls     debug\n");
 	shows("log-level info", "net     info\n");
 	says(CTL_FAILED, "log-level tsl=debug", "unknown log area 'tsl'; there are: all, main");
-	shows("drain --within 250ms", "draining: no new connections; aditd ends within 250ms\n");
+	shows("drain --no-wait --within 250ms", "draining: no new connections; aditd ends within 250ms\n");
 	assert_int_equal(drained_within, 250);
-	shows("drain", "aditd ends within 5.0s\n");
+	shows("drain --no-wait", "aditd ends within 5.0s\n");
 }
 
 static void wrong_command_lines_are_explained(void **state)

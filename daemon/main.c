@@ -185,11 +185,23 @@ static void drain(void *arg, uint64_t within_ms)
 	drain_begin(&p->drain, within_ms, true);
 }
 
+/* the manager waits for a reload that it asked for, and hears of the others; a refused one leaves us as ready as before */
+static int reload_as(struct program *p, const char *why, struct text *ret_report, struct err *reterr)
+{
+	int r;
+
+	notify_reloading(&p->notify);
+	r = control_reload(&p->ctl, why, ret_report, reterr);
+	if (r < 0)
+		notify_ready(&p->notify, "ready; the last reload was refused: see the log");
+	else
+		notify_ready(&p->notify, "ready");
+	return r;
+}
+
 static int reload(void *arg, struct text *ret_report, struct err *reterr)
 {
-	struct program *p = arg;
-
-	return control_reload(&p->ctl, "reload", ret_report, reterr);
+	return reload_as(arg, "reload", ret_report, reterr);
 }
 
 static int check_text(void *arg, const char *name, const char *text, size_t n, struct err *reterr)
@@ -231,7 +243,7 @@ static bool on_signal(struct program *p, int sfd)
 	if (si.ssi_signo == SIGHUP) {
 		struct err e = { "" };
 
-		(void)control_reload(&p->ctl, "SIGHUP", NULL, &e); /* it says what comes of it */
+		(void)reload_as(p, "SIGHUP", NULL, &e); /* it says what comes of it */
 		return true;
 	}
 	if (p->drain.step != DRAIN_NOT) {

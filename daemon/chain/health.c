@@ -262,7 +262,12 @@ static void add(struct health_row *r, const char *fmt, ...)
 
 bool inspect_hold(struct daemon *d, uint64_t ms)
 {
-	return health_try(&d->health, ms);
+	if (!health_try(&d->health, ms))
+		return false;
+	if (!d->swap)
+		return true;
+	health_release(&d->health); /* a worker that is late may take its tables any moment */
+	return false;
 }
 
 void inspect_release(struct daemon *d)

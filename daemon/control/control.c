@@ -161,6 +161,7 @@ int control_install(struct control *ctl, struct config_sources *sources, struct 
 		ctl->reloads++;
 		ctl->loaded_us = real_us();
 		ctl->last.msg[0] = '\0';
+		atomic_store(&ctl->d->health.limit_ms, ctl->d->cfg->watchdog_ms);
 		log_report(report, why);
 		if (sources) {
 			config_sources_free(&ctl->sources);

@@ -162,6 +162,30 @@ def test_probes_during_a_big_configuration(w, node, tmp_path):
     assert max(worst.values()) < min(0.5 * max(x for x, _ in took), 0.5) * lib.SLOW or max(x for x, _ in took) < 0.1
 
 
+@pytest.mark.rows("9: reload", "12: systemd")
+def test_reloads_are_told(w, node, mgr):
+    """RELOADING with the time, READY after it; a refused one, too; the watchdog's limit changes"""
+    back = w.backend(node)
+    a = agent(w, node, back, mgr)
+    mgr.hears("READY", "1")
+    a.config["watchdog"] = "300ms"
+    a.write()
+    before, since = time.clock_gettime(time.CLOCK_MONOTONIC) * 1e6, time.monotonic()
+    a.signal(signal.SIGHUP)
+    at = mgr.hears("RELOADING", "1", since=since)[0][0]
+    usec = int(mgr.said("MONOTONIC_USEC")[-1][1])
+    assert before <= usec <= time.clock_gettime(time.CLOCK_MONOTONIC) * 1e6
+    assert mgr.hears("READY", "1", since=since)[0][0] >= at
+    a.config["watchdog"] = "yes"
+    a.write()
+    since = time.monotonic()
+    a.signal(signal.SIGHUP)
+    mgr.hears("READY", "1", since=since)
+    assert "refused" in mgr.said("STATUS")[-1][1]
+    with manager.Stopped(manager.threads(a.pid)["worker-0"]):
+        lib.wait_for(lambda: get(node, a.health, "/healthz/live")[0] == 503, "live fails", 3)
+
+
 @pytest.mark.rows("12: systemd")
 def test_wrong_notify_socket(w, node):
     """nobody there, or nonsense: the daemon runs all the same"""

@@ -136,10 +136,13 @@ void conn_go(struct conn *c, const struct cfg_listener *l, struct stage_context 
 	const struct cfg_listener *full;
 	enum stage_verdict v;
 
+	conn_look(c);
 	if (!c->n_via && !limits_subject(c))
 		return;
 	judge_prepare(c, ctx);
 	v = c->n_via ? stages_extend(l, ctx, &c->stages) : stages_resolve(l, ctx, &c->stages);
+	if (__builtin_expect(w->loop.tracing != 0, 0))
+		tracing_route(c, v == STAGE_GO ? NULL : v == STAGE_DENIED ? "denied" : v == STAGE_LOOP ? "a loop" : "no route");
 	full = inner_limit(c, known);
 	switch (v) {
 	case STAGE_GO:
@@ -503,6 +506,9 @@ static void on_request(void *owner, struct tunnel *t, int32_t id, const struct h
 		from_hex(c->trace, in.trace.trace_id, 16);
 		from_hex(c->trace + 16, in.trace.parent_id, 8);
 	}
+	conn_look(c);
+	if (__builtin_expect(c->watch != 0, 0))
+		tracing_headers(c, "received", t->id, (uint32_t)id, h, n);
 	if (status) {
 		stats_inc(&w->loop.stats, ST_BAD_REQUEST);
 		conn_end(c, status == 431 ? END_HEADERS : END_BAD_REQUEST, "%s", why.msg);

@@ -58,6 +58,7 @@ static void joined(struct conn *c, struct leg *leg)
 	}
 	LIST_INSERT_HEAD(&w->joined, c, joined);
 	c->bulk_seen = c->bytes[SRC] + c->bytes[DST];
+	conn_trace(c, TRACE_MOVER, "%s", leg ? "bypass takes over a local leg" : "bypass takes over, end to end");
 	log_dbg(LA_CHAIN, "conn %llu: %s", (unsigned long long)c->id, leg ? "local leg bypassed" : "joined end to end");
 }
 
@@ -82,6 +83,7 @@ static void ask(struct conn *c)
 		c->ask_at = (uint16_t)min_u64(2u * (uint64_t)c->turns + 2, NEVER - 1);
 	} else {
 		stats_inc(&c->w->loop.stats, ST_BYPASS_REFUSED);
+		conn_trace(c, TRACE_MOVER, "not bypassed: %s", bypass_why_str(c->byp.why));
 		log_dbg(LA_CHAIN, "conn %llu: not bypassed: %s", (unsigned long long)c->id, bypass_why_str(c->byp.why));
 	}
 }
@@ -188,6 +190,7 @@ static void demote(struct conn *c)
 	if (bypass_demote(w->d->kernel.bypass, &c->byp, w->loop.now_ms) == 0) {
 		LIST_REMOVE(c, joined);
 		stats_inc(&w->loop.stats, ST_BYPASS_DEMOTED);
+		conn_trace(c, TRACE_MOVER, "bypass ends: it carries bulk");
 		log_dbg(LA_CHAIN, "conn %llu: carries bulk, bypassed no more", (unsigned long long)c->id);
 		release(c);
 	}

@@ -79,6 +79,7 @@ const char *ending_by(const struct conn *c)
 void conn_in_done(struct conn *c, int side)
 {
 	c->leg[side].in_done = true;
+	conn_trace(c, TRACE_HALF, "%s from the %s", c->leg[side].kind == LEG_STREAM ? "END_STREAM" : "FIN", side == SRC ? "source" : "destination");
 	if (!c->first_end)
 		c->first_end = (uint8_t)(1 + side);
 }
@@ -115,6 +116,7 @@ static void close_stream(struct conn *c, struct leg *g, enum ending e)
 		/* what the next agent answered is passed on as it is */
 		if ((e != END_PEER_REFUSED && e != END_PEER_DENIED) || c->status < 400 || c->status > 599)
 			c->status = r->status;
+		conn_trace(c, TRACE_HEADERS, "sent :status: %u", c->status);
 		connect_refuse(&t->h2, g->s.id, c->status, snapshot_self(t->snap, t->identity), tunnel_kin(t) ? c->why ? c->why : r->text : NULL);
 	} else if (g->side == DST && !g->answered && !h2_may_reset_early(&t->h2)) {
 		h2_forget(&g->s); /* reset when its answer comes: many early resets look like an attack on the peer */
@@ -191,6 +193,8 @@ void conn_end(struct conn *c, enum ending e, const char *fmt, ...)
 		}
 	}
 	report_end(c);
+	conn_trace(c, TRACE_END, "%s%s%s; %s; sent %llu, received %llu bytes, mover %s", table[e].text, c->why ? ": " : "", c->why ? c->why : "",
+		   ending_flags(e), (unsigned long long)c->bytes[SRC], (unsigned long long)c->bytes[DST], conn_mover(c));
 	recent_end(c);
 	uncount(c);
 	if (!was_open)
@@ -212,6 +216,8 @@ void conn_stream_closed(struct conn *c, int side, uint32_t code, bool by_peer)
 
 	if (c->state == CONN_CLOSED || (g->in_done && g->out_done))
 		return;
+	conn_trace(c, TRACE_RESET, "stream of the %s: %s%s", side == SRC ? "source" : "destination",
+		   code == H2_LOST ? "its tunnel is lost" : nghttp2_http2_strerror(code), by_peer && code != H2_LOST ? ", from the peer" : "");
 	if (c->state == CONN_DIALING && side == DST &&
 	    (code == NGHTTP2_REFUSED_STREAM || (code == H2_LOST && !c->bytes[SRC] && !c->early_data.len)) && dial_again(c))
 		return; /* the peer has not processed it, or nothing but the CONNECT can have been */

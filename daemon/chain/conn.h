@@ -16,6 +16,7 @@
 #include "base/buf.h"
 #include "chain/snapshot.h"
 #include "chain/stage.h"
+#include "chain/tracing.h"
 #include "kern/bypass.h"
 #include "loop/loop.h"
 #include "obs/series.h"
@@ -104,6 +105,7 @@ struct conn {
 	struct endpoint *via[SHORT_MAX];
 	uint16_t via_cluster[SHORT_MAX]; /* their clusters' ids */
 	uint8_t first_end;	 /* 1 + the side whose FIN or END_STREAM came first */
+	uint8_t watch;		 /* live traces that follow it */
 	uint8_t tries;		 /* endpoints and re-dispatches used up */
 	uint16_t status;	 /* of the CONNECT sent or received */
 	uint16_t chunk_first, chunk_last; /* of the worker's chunk list, while touched */
@@ -148,6 +150,15 @@ static inline struct conn *stream_conn(struct h2_stream *s, int *ret_side)
 	*ret_side = g->side;
 	return leg_conn(g);
 }
+
+/** conn_look() - more is known of it: does a live trace follow it? */
+#define conn_look(c)                                                  \
+	do {                                                          \
+		if (__builtin_expect((c)->w->loop.tracing != 0, 0))   \
+			tracing_look(c);                              \
+	} while (0)
+#define conn_trace(c, kind, ...) trace(&(c)->w->loop, (c)->watch, kind, TW(.conn = (c)->id), __VA_ARGS__)
+#define leg_trace(c, g, kind, n, ...) trace(&(c)->w->loop, (c)->watch, kind, TW(.conn = (c)->id, .side = (g)->side, .a = (uint64_t)(n)), __VA_ARGS__)
 
 /* ---- accept.c ---- */
 /** conn_new() - @l is of @snap */

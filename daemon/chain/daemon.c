@@ -190,6 +190,7 @@ void daemon_destroy(struct daemon *d)
 	kernel_finish(&d->kernel, !d->draining);
 	health_finish(d);
 	daemon_swap_finish(d);
+	tracing_finish(d);
 	free(d->workers);
 	free(d->rings);
 	free((void *)d->per_listener);

@@ -23,6 +23,7 @@ struct daemon {
 	struct health health;
 	struct worker *workers;
 	uint32_t n_workers;
+	struct tracing *tracing; /* NULL: nobody has ever traced */
 	struct access_log *access_log;
 	struct access_ring **rings;
 	uint64_t start_us;		 /* CLOCK_MONOTONIC */

@@ -40,6 +40,7 @@ static void chose(struct conn *c, struct endpoint *ep, const struct addr *to)
 	keep(c, ep);
 	c->dst = *to;
 	c->chosen = ep != NULL;
+	conn_look(c);
 	if (ep) {
 		stats_bump(&ep->active, 1);
 		stats_bump(&ep->total, 1);
@@ -107,6 +108,7 @@ static void failed_tcp(struct conn *c, enum ending e, const char *why)
 {
 	char a[ADDR_STR];
 
+	conn_trace(c, TRACE_DIAL, "connect to %s: %s", addr_str(&c->dst, a), why);
 	stats_inc(&c->w->loop.stats, ST_CONNECT_FAIL);
 	if (c->leg[DST].fd >= 0)
 		close(c->leg[DST].fd);
@@ -206,6 +208,7 @@ void dial_event(struct conn *c, uint32_t events)
 		return;
 	}
 	stats_inc(&c->w->loop.stats, ST_CONNECT_OK);
+	conn_trace(c, TRACE_DIAL, "connected after %llu us", (unsigned long long)(c->w->loop.now_us - c->connect_us));
 	hist_add(&c->w->loop.hist[LH_CONNECT_US], c->w->loop.now_us - c->connect_us);
 	c->leg[DST].writable = true;
 	c->leg[DST].readable = (events & EPOLLIN) != 0;
@@ -237,6 +240,15 @@ void dial_trace(struct conn *c, char out[TRACEPARENT_LEN + 1])
 	traceparent_encode(out, c->trace, 0);
 }
 
+static void opened_trace(struct conn *c, struct tunnel *t, const char *authority, size_t n, const char *traceparent)
+{
+	struct header h[CONNECT_SELF_NV + 8];
+	char fwd[FORWARDED_MAX];
+
+	conn_trace(c, TRACE_POOL, "has tunnel %u.%u after %llu us, stream %u", c->w->loop.worker, t->id, (unsigned long long)c->queue_us, c->leg[DST].sid);
+	tracing_headers(c, "sent", t->id, c->leg[DST].sid, h, connect_headers(snapshot_self(t->snap, t->identity), authority, n, &c->src, traceparent, fwd, h));
+}
+
 static void tunnel_ready(struct pool_wait *wait, struct tunnel *t, int error, const char *why)
 {
 	struct conn *c = container_of(wait, struct conn, wait);
@@ -246,6 +258,8 @@ static void tunnel_ready(struct pool_wait *wait, struct tunnel *t, int error, co
 	int r;
 
 	c->queue_us = c->w->loop.now_us - wait->since_us;
+	if (!t)
+		conn_trace(c, TRACE_POOL, "no tunnel after %llu us: %s", (unsigned long long)c->queue_us, why);
 	if (!t) {
 		if (error != -ETIMEDOUT && c->ep && c->tries + 1u < min_u64(TRIES, c->stages.cluster->n_endpoints)) {
 			unchoose(c, true);
@@ -271,6 +285,9 @@ static void tunnel_ready(struct pool_wait *wait, struct tunnel *t, int error, co
 		return;
 	}
 	c->leg[DST].sid = (uint32_t)c->leg[DST].s.id;
+	conn_look(c);
+	if (__builtin_expect(c->watch != 0, 0))
+		opened_trace(c, t, authority, n, trace);
 	t->idle_ms = 0;
 	c->early = true;
 	arm(c, c->snap->cfg->timeouts.open_ms);
@@ -282,6 +299,8 @@ static void dial_tunnel(struct conn *c, struct cluster *cl, const struct addr *t
 	int r;
 
 	c->wait.ready = tunnel_ready;
+	c->wait.watch = c->watch;
+	c->wait.trace_id = c->id;
 	r = pool_get(&cl->pool, to, &c->wait, &waited);
 	if (r == -EBUSY)
 		conn_end(c, END_QUEUE_FULL, "%u connections wait for a tunnel of cluster '%s' already", cl->cfg->pool.queue, cl->cfg->name);
@@ -329,6 +348,9 @@ void dial_answer(struct conn *c, struct tunnel *t, const struct header *h, size_
 	bool said;
 
 	c->status = (uint16_t)status;
+	conn_look(c);
+	if (__builtin_expect(c->watch != 0, 0))
+		tracing_headers(c, "received", t->id, c->leg[DST].sid, h, n);
 	if (status >= 200 && status < 300) {
 		c->leg[DST].answered = true;
 		relay_open(c);
@@ -357,10 +379,13 @@ struct addr dial_wanted(const struct conn *c)
 
 static void dial_to(struct conn *c, struct endpoint *ep, const struct addr *to)
 {
+	char text[ADDR_STR];
 	struct cluster *cl = c->w->clusters[c->stages.cluster->slot];
 
 	timer_disarm(&c->w->loop.timers, &c->timer); /* that of the name; the pool has its own */
 	chose(c, ep, to);
+	conn_trace(c, TRACE_DIAL, "%s %s of cluster '%s'", c->stages.cluster->type == CLUSTER_TUNNEL ? "agent at" : "connecting to", addr_str(to, text),
+		   c->stages.cluster->name);
 	if (c->stages.cluster->type != CLUSTER_TUNNEL)
 		dial_tcp(c, cl, to);
 	else if (!short_way(c, to))
@@ -429,6 +454,7 @@ static void original_named(void *owner, uint64_t arg, const struct addr *a, uint
 
 	if (!c)
 		return;
+	conn_trace(c, TRACE_DNS, "%u addresses%s%s", n, n ? "" : ": ", n ? "" : why);
 	if (!n || authority_parse(c->authority, strlen(c->authority), &asked, NULL) < 0) {
 		conn_end(c, END_NO_NAME, "name of %s: %s", c->authority, why);
 		return;
@@ -469,6 +495,7 @@ static void endpoint_named(void *owner, uint64_t arg, const struct addr *a, uint
 
 	if (!c || !ep)
 		return;
+	conn_trace(c, TRACE_DNS, "%s: %u addresses%s%s", ep->host, n, n ? "" : ": ", n ? "" : why);
 	endpoint_answer(ep, w, a, n);
 	if (!n)
 		conn_end(c, END_NO_NAME, "name %s: %s", ep->host, why);
@@ -497,6 +524,7 @@ static void dial_endpoint(struct conn *c, struct endpoint *ep)
 	}
 	keep(c, ep); /* counted when the name is known */
 	arm(c, c->stages.cluster->connect_timeout_ms);
+	conn_trace(c, TRACE_DNS, "asks for %s", ep->host);
 	if (dns_query(w->dns, ep->host, endpoint_named, conn_ref(c)) < 0)
 		conn_end(c, END_MEMORY, "out of memory");
 }
@@ -514,6 +542,7 @@ static void dial_original_name(struct conn *c)
 	memcpy(host, a.host.p, a.host.n);
 	host[a.host.n] = '\0';
 	arm(c, c->stages.cluster->connect_timeout_ms);
+	conn_trace(c, TRACE_DNS, "asks for %s", host);
 	if (dns_query(c->w->dns, host, original_named, conn_ref(c)) < 0)
 		conn_end(c, END_MEMORY, "out of memory");
 }

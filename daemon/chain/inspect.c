@@ -5,6 +5,7 @@
 #include "chain/inspect.h"
 #include "base/clean.h"
 #include "chain/daemon.h"
+#include "codec/secret.h"
 #include "net/sock.h"
 #include "obs/access_format.h"
 #include <stdio.h>
@@ -116,7 +117,8 @@ static void metadata_text(const struct metadata *md, char *out, size_t size)
 
 	out[0] = '\0';
 	while (md && metadata_each(md, &pos, &name, &value) && n < size)
-		n += (size_t)snprintf(out + n, size - n, "%s%s=%s", n ? ", " : "", name, value);
+		n += (size_t)snprintf(out + n, size - n, "%s%s=%s", n ? ", " : "", name,
+			      secret_name(name, strlen(name)) ? SECRET_SHOWN : value);
 }
 
 /* "order 12, reader 3": messages of a bypassed connection that went by TCP, both ways together */

@@ -50,6 +50,8 @@ static void judged(void *arg, enum policy_place at, uint32_t id, const struct po
 {
 	struct conn *c = arg;
 
+	if (__builtin_expect(c->watch != 0, 0))
+		tracing_verdict(c, at == POLICY_AT_CLUSTER, at == POLICY_AT_CLUSTER ? c->snap->cfg->clusters[id].name : c->snap->cfg->listeners[id].name, v);
 	if (!v->allowed)
 		stats_bump(&counts_of(c, v->policy)->denied, 1);
 	else if (v->policy != POLICY_NONE)

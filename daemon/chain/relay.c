@@ -68,6 +68,7 @@ static void maybe_fin(struct conn *c, struct leg *to)
 	if (!to->in_done) {
 		stats_inc(&c->w->loop.stats, ST_SYS_OTHER);
 		(void)shutdown(to->fd, SHUT_WR);
+		conn_trace(c, TRACE_HALF, "FIN to the %s", to->side == SRC ? "source" : "destination");
 	}
 	conn_complete(c);
 }
@@ -92,6 +93,7 @@ static ssize_t leg_write(struct conn *c, struct leg *to, const struct iovec *iov
 
 	stats_inc(&c->w->loop.stats, ST_SYS_SEND);
 	if (r >= 0) {
+		leg_trace(c, to, TRACE_WRITE, r, "%s", "");
 		stats_add(&c->w->loop.stats, ST_APP_TX_BYTES, (uint64_t)r);
 		return r;
 	}
@@ -139,6 +141,7 @@ static ssize_t leg_read(struct conn *c, struct leg *from, uint8_t *p, size_t max
 
 	stats_inc(&c->w->loop.stats, ST_SYS_RECV);
 	if (r > 0) {
+		leg_trace(c, from, TRACE_READ, r, "%s", "");
 		stats_add(&c->w->loop.stats, ST_APP_RX_BYTES, (uint64_t)r);
 		if ((size_t)r < max && !from->hup && !from->mapped && !from->urgent)
 			from->readable = false; /* drained: an edge follows when more comes */
@@ -404,6 +407,7 @@ void relay_open(struct conn *c)
 	hist_add(&w->loop.hist[LH_OPEN_US], c->open_us - c->start_us);
 	relay_early_drop(c);
 	report_open(c);
+	conn_trace(c, TRACE_ESTABLISHED, "after %llu us", (unsigned long long)(c->open_us - c->start_us));
 	timer_disarm(&w->loop.timers, &c->timer);
 	if (ms) {
 		c->timer.fire = idle;
@@ -416,6 +420,7 @@ void relay_open(struct conn *c)
 	if (c->leg[SRC].kind == LEG_STREAM) {
 		c->status = 200;
 		c->leg[SRC].answered = true;
+		conn_trace(c, TRACE_HEADERS, "sent :status: 200");
 		if (connect_accept(&c->leg[SRC].s, snapshot_self(c->snap, c->snap->cfg->listeners[c->stages.id[0]].identity), c->peer_md) < 0) {
 			conn_end(c, END_MEMORY, "out of memory");
 			return;

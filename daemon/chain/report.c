@@ -4,6 +4,7 @@
  */
 #include "base/clean.h"
 #include "chain/daemon.h"
+#include "codec/secret.h"
 #include <stdio.h>
 #include <string.h>
 
@@ -117,7 +118,7 @@ static const char *peer_headers(const struct metadata *md, char *out, size_t siz
 
 		if (!strncmp(name, "k8s.", 4) || !strncmp(name, "service.", 8) || !strncmp(name, "cloud.", 6) || !strncmp(name, "peer.", 5))
 			continue;
-		w = snprintf(out + n, size - n, "%s%s=%s", n ? "," : "", name, value);
+		w = snprintf(out + n, size - n, "%s%s=%s", n ? "," : "", name, secret_name(name, strlen(name)) ? SECRET_SHOWN : value);
 		if (w < 0 || (size_t)w >= size - n) {
 			out[n] = '\0';
 			break;

@@ -34,6 +34,10 @@ bool leg_spliceable(const struct conn *c, int side)
 
 void splice_saw(struct conn *c, struct leg *from, size_t n)
 {
+	if (large(c, n) && from->bulk == ENTER - 1 && c->w->d->kernel.splice)
+		conn_trace(c, TRACE_MOVER, "splice takes over from the %s", from->side == SRC ? "source" : "destination");
+	else if (!large(c, n) && from->bulk == ENTER)
+		conn_trace(c, TRACE_MOVER, "relay takes over from the %s: small pieces", from->side == SRC ? "source" : "destination");
 	if (large(c, n))
 		from->bulk = (uint8_t)min_u64(from->bulk + 1u, STAY);
 	else if (from->bulk)
@@ -52,6 +56,7 @@ static ssize_t leg_fill(struct conn *c, struct leg *from, struct pipe *p, size_t
 	ssize_t n = pipe_fill(l, p, from->fd, max);
 
 	if (n > 0) {
+		leg_trace(c, from, TRACE_READ, n, "by splice");
 		stats_add(&l->stats, ST_APP_RX_BYTES, (uint64_t)n);
 		return n;
 	}
@@ -77,6 +82,7 @@ int splice_flush(struct conn *c, struct leg *to)
 		write_failed(c, to, (int)-n);
 		return -1;
 	}
+	leg_trace(c, to, TRACE_WRITE, n, "by splice");
 	stats_add(&l->stats, ST_APP_TX_BYTES, (uint64_t)n);
 	if (to->pipe->len)
 		to->writable = false; /* an edge follows */

@@ -148,14 +148,53 @@ static void rst_received(struct h2 *h, const nghttp2_frame *f, const struct h2_s
 		rate(h, HR_RST);
 }
 
+/* what the number behind a frame's header is: frames that are not looked at have none */
+static uint64_t frame_number(struct h2 *h, const nghttp2_frame *f, bool sent)
+{
+	int32_t id = f->hd.stream_id;
+
+	switch (f->hd.type) {
+	case NGHTTP2_DATA: { /* the window that is left */
+		int32_t w = sent ? nghttp2_session_get_stream_remote_window_size(h->ng, id) :
+				   nghttp2_session_get_stream_effective_local_window_size(h->ng, id) -
+					   nghttp2_session_get_stream_effective_recv_data_length(h->ng, id);
+
+		return w > 0 ? (uint64_t)w : 0;
+	}
+	case NGHTTP2_RST_STREAM:
+		return f->rst_stream.error_code;
+	case NGHTTP2_GOAWAY:
+		return f->goaway.error_code;
+	case NGHTTP2_WINDOW_UPDATE:
+		return (uint64_t)f->window_update.window_size_increment;
+	default: /* frame types are the peer's, not an enum of ours */
+		return 0;
+	}
+}
+
+static void frame_trace(struct h2 *h, const nghttp2_frame *f, bool sent)
+{
+	const struct h2_stream *s = f->hd.stream_id ? nghttp2_session_get_stream_user_data(h->ng, f->hd.stream_id) : NULL;
+	uint8_t watch = f->hd.stream_id ? (uint8_t)(s ? s->watch : 0) : h->watch;
+
+	trace(h->loop, watch, TRACE_FRAME,
+	      TW(.tunnel = h->trace_id, .stream = (uint32_t)f->hd.stream_id, .side = sent,
+		 .a = trace_frame((uint32_t)f->hd.length, f->hd.type, f->hd.flags), .b = frame_number(h, f, sent)),
+	      "%s", "");
+}
+
 static int on_frame(nghttp2_session *ng, const nghttp2_frame *f, void *arg)
 {
 	struct h2 *h = arg;
 	struct h2_stream *s = f->hd.stream_id ? nghttp2_session_get_stream_user_data(ng, f->hd.stream_id) : NULL;
 
+	if (__builtin_expect(h->loop->tracing && f->hd.type != NGHTTP2_HEADERS, 0))
+		frame_trace(h, f, false);
 	switch (f->hd.type) {
 	case NGHTTP2_HEADERS:
 		headers_done(h, f, s);
+		if (__builtin_expect(h->loop->tracing != 0, 0)) /* a request belongs to somebody only now */
+			frame_trace(h, f, false);
 		break;
 	case NGHTTP2_DATA:
 		if (f->hd.length <= f->data.padlen && !(f->hd.flags & NGHTTP2_FLAG_END_STREAM))
@@ -245,6 +284,8 @@ static int on_sent(nghttp2_session *ng, const nghttp2_frame *f, void *arg)
 {
 	struct h2 *h = arg;
 
+	if (__builtin_expect(h->loop->tracing != 0, 0))
+		frame_trace(h, f, true);
 	if (f->hd.type == NGHTTP2_GOAWAY && f->goaway.error_code != NGHTTP2_NO_ERROR && !h->dead && !h->goaway_tx) {
 		/* nghttp2 found the peer breaking the protocol: counted and told like a broken limit */
 		h->dead = true;

@@ -25,6 +25,7 @@ struct h2_stream {
 	uint32_t window;   /* receive window in force */
 	uint32_t got;	   /* consumed since t0 */
 	uint32_t t0_ms;
+	uint8_t watch;	   /* live traces that follow it; set by its owner */
 	bool answered;	   /* the final response HEADERS were sent (server) or received (client) */
 };
 
@@ -95,6 +96,8 @@ struct h2 {
 	uint64_t squeezed_ms;
 	uint64_t rate_s;     /* second that the rates are counted in */
 	uint32_t rate[HR_RATES];
+	uint8_t watch;	     /* live traces that follow the session: frames on stream 0; set by its owner */
+	uint32_t trace_id;   /* what they call it */
 	uint32_t goaways;    /* received */
 	char goaway_text[96]; /* what the last one said, quoted; "" nothing */
 	uint8_t first[8], n_first; /* bytes that came first: who is it, if it is no HTTP/2? */

@@ -14,6 +14,7 @@
 #include "base/stats.h"
 #include "base/timer.h"
 #include "loop/pipe.h"
+#include "loop/trace.h"
 #include "model/config.h"
 #include <stdbool.h>
 #include <stdint.h>
@@ -90,6 +91,8 @@ struct loop {
 	_Atomic int tid;	  /* of the thread; 0: it has not begun */
 	struct stats stats;
 	struct hist hist[LOOP_HISTS];
+	uint8_t tracing;	  /* mask of the live traces; 0: nobody looks */
+	struct tracer *tracer;	  /* of the main thread's making; NULL: nobody has ever looked */
 	struct log_rates logs;	  /* of lines that others can provoke: log_kind() */
 };
 

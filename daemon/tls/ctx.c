@@ -56,6 +56,7 @@ static void frames_count(struct tls_frames *f, const uint8_t *p, size_t n)
 
 static void first_keep(struct tls_frames *f, const char *p, size_t n)
 {
+	f->all += n;
 	for (; n && f->n_first < sizeof(f->first); n--)
 		f->first[f->n_first++] = (uint8_t)*p++;
 }

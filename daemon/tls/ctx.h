@@ -75,6 +75,7 @@ uint64_t tls_ctx_next(const struct tls_ctx *t, uint64_t now);
 struct tls_frames {
 	uint8_t hdr[5], have; /* of a header that is being read */
 	uint16_t left;	      /* of the body that follows it */
+	uint64_t all;	      /* bytes read */
 	uint8_t first[8], n_first; /* the peer's first bytes: tls_foreign() */
 };
 static inline bool tls_frames_whole(const struct tls_frames *f)

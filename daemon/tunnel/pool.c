@@ -197,6 +197,22 @@ static void retire_spent(struct pool_peer *e)
 		}
 }
 
+#define wait_trace(l, w, ...) trace(l, (w)->watch, TRACE_POOL, TW(.conn = (w)->trace_id), __VA_ARGS__)
+
+/* who waits for it sees it come up */
+static void dialled(struct pool_peer *e, struct tunnel *t)
+{
+	struct pool_wait *w;
+	uint8_t watch = 0;
+
+	TAILQ_FOREACH(w, &e->queue, link) {
+		watch |= w->watch;
+		wait_trace(t->l, w, "dials tunnel %u.%u: %u others, none with room", t->l->worker, t->id, e->n - 1);
+	}
+	tunnel_look(t, watch);
+	tunnel_trace(t, TRACE_TUNNEL, "connecting");
+}
+
 static int grow(struct pool_peer *e, struct err *reterr)
 {
 	const struct cfg_cluster *c = e->pool->cluster;
@@ -216,6 +232,8 @@ static int grow(struct pool_peer *e, struct err *reterr)
 	if (r < 0)
 		return live ? 0 : r;
 	e->t[e->n++] = t;
+	if (__builtin_expect(t->l->tracing != 0, 0))
+		dialled(e, t);
 	stats_inc(&e->pool->ts->l->stats, ST_POOL_MISS);
 	return 0;
 }
@@ -264,6 +282,7 @@ int pool_get(struct pool *p, const struct addr *to, struct pool_wait *w, bool *r
 	t = e->queued ? NULL : take(e);
 	if (t) {
 		stats_inc(&l->stats, ST_POOL_HIT);
+		wait_trace(l, w, "uses tunnel %u.%u: %u of %u streams", l->worker, t->id, t->h2.streams, h2_peer_max_streams(&t->h2));
 		w->ready(w, t, 0, NULL);
 		return 0;
 	}
@@ -277,6 +296,7 @@ int pool_get(struct pool *p, const struct addr *to, struct pool_wait *w, bool *r
 	if (!e->queued++)
 		timer_arm(&l->timers, &e->timer, l->now_ms + max_u64(p->cluster->pool.queue_timeout_ms, 1));
 	stats_inc(&l->stats, ST_POOL_QUEUED);
+	wait_trace(l, w, "waits: no room in %u tunnels%s, %u in line", e->n, e->fence ? " (or their order must be kept)" : "", e->queued);
 	stats_gauge(&l->stats, SG_QUEUED, 1);
 	serve(e);
 	return 0;

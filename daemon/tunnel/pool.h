@@ -14,6 +14,8 @@ struct pool_wait {
 	TAILQ_ENTRY(pool_wait) link;
 	struct pool_peer *peer; /* while queued */
 	uint64_t since_us;
+	uint8_t watch;	/* live traces that follow who waits, and what it is called there */
+	uint64_t trace_id;
 	/* @t is OPEN with room, or NULL with the reason. May call pool_get() again. */
 	void (*ready)(struct pool_wait *w, struct tunnel *t, int error, const char *why);
 };

@@ -54,6 +54,8 @@ bool tunnel_set_state(struct tunnel *t, enum tunnel_state to)
 		return false;
 	t->state = (uint8_t)to;
 	log_dbg(LA_TUNNEL, "tunnel %u -> %s", t->id, tunnel_state_str(t));
+	if (to != TUNNEL_CLOSED)
+		tunnel_trace(t, TRACE_TUNNEL, "%s", tunnel_state_str(t));
 	return true;
 }
 
@@ -179,6 +181,7 @@ void tunnel_close(struct tunnel *t, int error, const char *why)
 	if (why != t->why.msg)
 		err_set(&t->why, 0, "%s", why);
 	close_log(t, error, t->why.msg);
+	tunnel_trace(t, TRACE_TUNNEL, "closed at %s: %s", tunnel_state_str(t), t->why.msg);
 	if (was == TUNNEL_HANDSHAKE || (was == TUNNEL_SETTLING && error))
 		stats_inc(&t->l->stats, ST_HANDSHAKE_FAIL);
 	if (t->open_us)
@@ -262,6 +265,9 @@ int tunnel_accept(struct tunnels *ts, int fd, const struct cfg_listener *l, cons
 	t->who->remote = *remote;
 	(void)sock_local(fd, &t->who->local);
 	t->state = TUNNEL_HANDSHAKE;
+	if (__builtin_expect(ts->l->tracing != 0, 0))
+		tunnel_look(t, 0);
+	tunnel_trace(t, TRACE_TUNNEL, "accepted at listener '%s'", l->name);
 	if (tunnel_watch(t) < 0)
 		tunnel_close(t, -ENOMEM, "epoll refuses the descriptor");
 	return 0;
@@ -317,6 +323,8 @@ static void settle(struct tunnel *t)
 		tunnel_close(t, -ENOMEM, "out of memory");
 	else
 		loop_defer(t->l, &t->task);
+	t->h2.watch = t->watch;
+	t->h2.trace_id = t->id;
 }
 
 static void identity_refused(struct tunnel *t)
@@ -326,12 +334,25 @@ static void identity_refused(struct tunnel *t)
 		t->all->hooks->refused(t->all->owner, t);
 }
 
+static void handshake_trace(struct tunnel *t, int r)
+{
+	tunnel_look(t, 0); /* its id may be known now */
+	if (r == -EAGAIN)
+		tunnel_trace(t, TRACE_TLS, "waits for the peer, %llu bytes of it so far", (unsigned long long)t->rec.frames.all);
+	else if (r < 0)
+		tunnel_trace(t, TRACE_TLS, "failed: %s", t->why.msg);
+	else if (t->rec.tls)
+		tunnel_trace(t, TRACE_TLS, "peer is %s, %s, records: %s", t->who->tls.id, t->who->tls.cipher, rec_engine_str(&t->rec));
+}
+
 static void handshake(struct tunnel *t)
 {
 	const char *const *ids = t->server ? t->listener->accept_ids : t->peer->pool->cluster->expect_ids;
 	uint32_t n = t->server ? t->listener->n_accept_ids : t->peer->pool->cluster->n_expect_ids;
 	int r = rec_handshake(&t->rec, ids, n, &t->who->tls, &t->why);
 
+	if (__builtin_expect(t->l->tracing != 0, 0))
+		handshake_trace(t, r);
 	if (r == -EAGAIN)
 		return;
 	if ((r == -EACCES || r == -EKEYREVOKED) && t->who->tls.id[0])

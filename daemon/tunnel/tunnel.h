@@ -71,6 +71,7 @@ struct tunnel {
 	struct loop *l;
 	uint8_t state; /* enum tunnel_state */
 	bool server, ping_out, worn;
+	uint8_t watch; /* live traces that follow it */
 	uint8_t drain_step; /* two-phase GOAWAY: 1 first sent, 2 last sent */
 	uint32_t id;	   /* number for people; unique in the worker */
 	struct rec rec;
@@ -106,6 +107,9 @@ void tunnel_drain(struct tunnel *t);
 void tunnel_close(struct tunnel *t, int error, const char *why);
 /** tunnel_stream_ended() - who resets, refuses or forgets a stream says so (idle clock, draining, pool) */
 void tunnel_stream_ended(struct tunnel *t);
+/** tunnel_look() - which live traces follow it; @more: and these, too (watch.c) */
+void tunnel_look(struct tunnel *t, uint8_t more);
+#define tunnel_trace(t, kind, ...) trace((t)->l, (t)->watch, kind, TW(.tunnel = (t)->id), __VA_ARGS__)
 /** tunnel_kin() - is the peer, by its certificate, of our trust domain? Then it may know why we refuse. */
 bool tunnel_kin(const struct tunnel *t);
 const char *tunnel_state_str(const struct tunnel *t);

@@ -29,13 +29,28 @@ struct ctl {
 	/* options that some commands take; NULL: not given */
 	const char *limit, *listener, *peer, *within;
 	bool no_wait;
+	const char *file, *if_generation, *config;
+	bool dry_run, prune;
+	unsigned int used;	     /* enum ctl_takes of the options given */
 	uint64_t watch_ms;	     /* 0: once */
 	const char *word[CTL_WORDS]; /* what followed the command */
 	uint32_t n_words;
 };
 
 /* which options a command takes */
-enum ctl_takes { TAKES_WATCH = 1, TAKES_LIMIT = 2, TAKES_LISTENER = 4, TAKES_PEER = 8, TAKES_WITHIN = 16, TAKES_NO_WAIT = 1 << 14 };
+enum ctl_takes {
+	TAKES_WATCH = 1,
+	TAKES_LIMIT = 2,
+	TAKES_LISTENER = 4,
+	TAKES_PEER = 8,
+	TAKES_WITHIN = 16,
+	TAKES_FILE = 32,
+	TAKES_DRY_RUN = 64,
+	TAKES_GENERATION = 128,
+	TAKES_PRUNE = 256,
+	TAKES_CONFIG = 512,
+	TAKES_NO_WAIT = 1 << 14,
+};
 
 /** ctl_run() - the program without main(). Return: enum ctl_exit. */
 int ctl_run(int argc, char **argv, FILE *out, FILE *err);
@@ -52,6 +67,8 @@ int ctl_usage(struct ctl *c, const char *fmt, ...) __attribute__((format(printf,
 int ctl_call(struct ctl *c, const char *method, const char *path, const char *body, json_t **ret);
 /** ctl_query() - append the filters that were given (--limit, --listener, --peer) */
 void ctl_query(struct text *path, const struct ctl *c);
+/** ctl_document() - the text of @file, "-": standard input; finish it. Return: enum ctl_exit, said. */
+int ctl_document(struct ctl *c, const char *file, struct text *ret);
 /** ctl_print() - write a text and finish it. Return: CTL_OK, or CTL_FAILED when memory ran out or out is closed. */
 int ctl_print(struct ctl *c, struct text *t);
 
@@ -66,6 +83,8 @@ const char *js_time(const json_t *o, const char *key);
 typedef int ctl_command(struct ctl *c);
 ctl_command cmd_status, cmd_listener, cmd_chain, cmd_cluster, cmd_tunnel; /* show.c */
 ctl_command cmd_limits;							  /* limits.c */
+ctl_command cmd_policy, cmd_audit;					  /* policy.c */
+ctl_command policy_test;						  /* policy_test.c */
 ctl_command cmd_kernel;							  /* kernel.c */
 ctl_command cmd_conn, cmd_stats, cmd_metrics;				  /* conn.c, stats.c */
 ctl_command cmd_log_level, cmd_config, cmd_reload, cmd_version;		  /* change.c */

@@ -17,6 +17,8 @@
 
 static ctl_command cmd_help;
 
+#define TAKES_POLICY (TAKES_WATCH | TAKES_FILE | TAKES_DRY_RUN | TAKES_GENERATION | TAKES_PRUNE | TAKES_CONFIG)
+
 static const struct {
 	const char *name;
 	ctl_command *run;
@@ -29,6 +31,8 @@ static const struct {
 	{"cluster", cmd_cluster, TAKES_WATCH, 0},
 	{"tunnel", cmd_tunnel, TAKES_WATCH | TAKES_LIMIT | TAKES_PEER, 0},
 	{"conn", cmd_conn, TAKES_WATCH | TAKES_LIMIT | TAKES_LISTENER | TAKES_PEER, 2},
+	{"policy", cmd_policy, TAKES_POLICY, 2},
+	{"audit", cmd_audit, TAKES_LIMIT, 0},
 	{"kernel", cmd_kernel, TAKES_WATCH, 2},
 	{"limits", cmd_limits, TAKES_WATCH | TAKES_LIMIT, 0},
 	{"stats", cmd_stats, TAKES_WATCH, 1},
@@ -51,7 +55,12 @@ enum option_id {
 	OPT_LISTENER,
 	OPT_PEER,
 	OPT_WITHIN,
-	OPT_NO_WAIT
+	OPT_NO_WAIT,
+	OPT_FILE,
+	OPT_DRY_RUN,
+	OPT_GENERATION,
+	OPT_PRUNE,
+	OPT_CONFIG
 };
 enum option_arg { ARG_NONE, ARG_NEEDED, ARG_MAYBE /* only as --name=value */ };
 
@@ -71,6 +80,11 @@ static const struct {
 	[OPT_PEER] = {"peer", 'p', ARG_NEEDED, TAKES_PEER},
 	[OPT_WITHIN] = {"within", 0, ARG_NEEDED, TAKES_WITHIN},
 	[OPT_NO_WAIT] = {"no-wait", 0, ARG_NONE, TAKES_NO_WAIT},
+	[OPT_FILE] = {"file", 'f', ARG_NEEDED, TAKES_FILE},
+	[OPT_DRY_RUN] = {"dry-run", 0, ARG_NONE, TAKES_DRY_RUN},
+	[OPT_GENERATION] = {"if-generation", 0, ARG_NEEDED, TAKES_GENERATION},
+	[OPT_PRUNE] = {"prune", 0, ARG_NONE, TAKES_PRUNE},
+	[OPT_CONFIG] = {"config", 'c', ARG_NEEDED, TAKES_CONFIG},
 };
 
 struct parse {
@@ -141,6 +155,11 @@ static int option_set(struct ctl *c, struct parse *p, enum option_id id, const c
 	case OPT_PEER: c->peer = v; break;
 	case OPT_WITHIN: c->within = v; break;
 	case OPT_NO_WAIT: c->no_wait = true; break;
+	case OPT_FILE: c->file = v; break;
+	case OPT_DRY_RUN: c->dry_run = true; break;
+	case OPT_GENERATION: c->if_generation = v; break;
+	case OPT_PRUNE: c->prune = true; break;
+	case OPT_CONFIG: c->config = v; break;
 	}
 	return CTL_OK;
 }
@@ -238,6 +257,8 @@ static int line_check(struct ctl *c, const struct parse *p)
 		return ctl_usage(c, "unexpected '%s'", c->word[commands[p->command].words]);
 	if (c->watch_ms && c->n_words && commands[p->command].run == cmd_conn && strcmp(c->word[0], "list"))
 		return ctl_usage(c, "--watch is for the list");
+	if (c->watch_ms && c->n_words && commands[p->command].run == cmd_policy && strcmp(c->word[0], "list"))
+		return ctl_usage(c, "--watch is for the list");
 	if (c->watch_ms && c->n_words && commands[p->command].run == cmd_kernel)
 		return ctl_usage(c, "--watch is for the table");
 	return CTL_OK;
@@ -300,6 +321,7 @@ int ctl_run(int argc, char **argv, FILE *out, FILE *err)
 	r = line_check(&c, &p);
 	if (r != CTL_OK)
 		return r;
+	c.used = p.used;
 	terminal_look(&c);
 	return c.watch_ms ? run_watch(&c, commands[p.command].run) : commands[p.command].run(&c);
 }

@@ -6,6 +6,7 @@
 #include "base/log.h"
 #include "chain/daemon.h"
 #include "config/config.h"
+#include "control/applied.h"
 #include "control/control.h"
 #include "control/drain.h"
 #include "control/notify.h"
@@ -54,7 +55,7 @@ static const char help[] =
 	"  -h, --help           print this and exit\n"
 	"\n"
 	"Signals: SIGHUP reads the configuration again; SIGTERM and SIGINT drain and end (twice: at once);\n"
-	"SIGUSR1 reopens the access log.\n"
+	"SIGUSR1 reopens access and audit log.\n"
 	"See aditd(8), adit.yaml(5), aditctl(1).\n";
 
 static int options_parse(int argc, char **argv, struct options *o)
@@ -238,18 +239,20 @@ static bool on_signal(struct program *p, int sfd)
 	if (si.ssi_signo == SIGUSR1) {
 		if (p->d->access_log)
 			access_log_reopen(p->d->access_log);
+		audit_reopen(p->ctl.audit);
 		return true;
 	}
 	if (si.ssi_signo == SIGHUP) {
 		struct err e = { "" };
 
-		(void)reload_as(p, "SIGHUP", NULL, &e); /* it says what comes of it */
+		applied_signal(&p->ctl, &si, reload_as(p, "SIGHUP", NULL, &e), &e); /* it says what comes of it */
 		return true;
 	}
 	if (p->drain.step != DRAIN_NOT) {
 		log_warn(LA_MAIN, "second signal: ending at once");
 		return false;
 	}
+	applied_signal(&p->ctl, &si, 0, NULL);
 	drain(p, p->d->cfg->timeouts.drain_ms);
 	return true;
 }
@@ -317,6 +320,7 @@ static int run(struct program *p, struct snapshot *first)
 {
 	struct admin_ops ops = { .drain = drain, .check = check_text, .reload = reload, .watch = watch_health, .arg = p };
 	const struct config *cfg = first->cfg;
+	struct policy_ops policy_ops;
 	struct err e = { "" };
 	sigset_t set;
 	AUTO_FD sfd = -1;
@@ -347,6 +351,8 @@ static int run(struct program *p, struct snapshot *first)
 		r = admin_start(&p->admin, p->d, cfg, &e);
 	if (r == 0) {
 		admin_set_ops(p->admin, &ops);
+		applied_ops(&p->ctl, &policy_ops);
+		admin_set_policies(p->admin, &policy_ops);
 		r = daemon_start(p->d, &e);
 	}
 	if (r < 0 || !p->d) {

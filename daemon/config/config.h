@@ -27,6 +27,8 @@ struct config_sources {
 int config_read(const char *path, struct config_sources *ret, struct err *reterr);
 /** config_build() - what config_load() makes of them, and of @more (NULL: nothing) behind them. Return: as config_load(). */
 int config_build(const struct config_sources *s, const struct config_source *more, struct config **ret, struct err *reterr);
+/** config_state_dir() - what `state_dir` of them says. Return: 0 and *ret, free(3) it (NULL: none), or as config_build(). */
+int config_state_dir(const struct config_sources *s, char **ret, struct err *reterr);
 bool config_sources_equal(const struct config_sources *a, const struct config_sources *b);
 void config_sources_free(struct config_sources *s); /* zeroed memory is fine */
 /** config_parse() - the same from memory; @name stands for the file in messages. For tests and fuzzing. */

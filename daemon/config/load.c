@@ -389,6 +389,24 @@ int config_build(const struct config_sources *s, const struct config_source *mor
 	return build_end(&b, r, ret);
 }
 
+int config_state_dir(const struct config_sources *s, char **ret, struct err *reterr)
+{
+	struct build b = {.err = reterr};
+	struct config *c = NULL;
+	int r = build_begin(&b, s->at[0].name);
+
+	*ret = NULL;
+	for (uint32_t i = 0; r >= 0 && i < s->n; i++)
+		r = yaml_add(&b, s->at[i].name, s->at[i].text, s->at[i].n);
+	if (r >= 0)
+		r = root_read(&b);
+	if (r >= 0 && b.c->state_dir && !(*ret = strdup(b.c->state_dir)))
+		r = say_no_memory(reterr);
+	r = build_end(&b, r, &c);
+	config_free(c);
+	return r;
+}
+
 int config_load(const char *path, struct config **ret, struct err *reterr)
 {
 	struct config_sources s;

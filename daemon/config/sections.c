@@ -469,6 +469,12 @@ int identities_read(struct build *b)
 
 /* ---- the top of the file ---- */
 
+static int state_dir_read(struct build *b, const struct tree_node *n, const struct where *w, void *to)
+{
+	*(const char **)to = NULL;
+	return n->kind == TREE_SCALAR && !strcmp(n->text, "none") ? 0 : value_file(b, n, w, to);
+}
+
 static const struct field root_fields[] = {
 	{.key = "node",
 	 .kind = F_MAP,
@@ -502,6 +508,7 @@ static const struct field root_fields[] = {
 	 .off = offsetof(struct config, overload),
 	 .table = &overload_table,
 	 .may_be_empty = true},
+	{.key = "state_dir", .kind = F_CALL, .call = state_dir_read, .off = offsetof(struct config, state_dir)},
 	{.key = "identities", .kind = F_KNOWN},
 	{.key = "listeners", .kind = F_KNOWN},
 	{.key = "clusters", .kind = F_KNOWN},
@@ -519,6 +526,7 @@ int root_read(struct build *b)
 	c->workers = workers_auto();
 	c->admin_socket = "/run/adit/admin.sock";
 	c->admin_mode = 0660;
+	c->state_dir = "/var/lib/adit";
 	c->log_level = LOG_INFO;
 	c->log_format = CFG_LOG_AUTO;
 	memset(c->log_areas, UINT8_MAX, sizeof(c->log_areas));

@@ -6,6 +6,7 @@
 #include "base/clean.h"
 #include "base/log.h"
 #include "config/parts.h"
+#include "control/applied.h"
 #include <string.h>
 #include <time.h>
 
@@ -87,6 +88,8 @@ int control_open(struct control *ctl, const char *file, const struct control_ove
 	*ctl = (struct control){.file = file, .over = *over};
 	r = config_read(file, &ctl->sources, reterr);
 	if (r == 0)
+		r = applied_open(ctl, reterr);
+	if (r == 0)
 		r = build(ctl, &ctl->sources, &ctl->applied, ret, reterr);
 	if (r < 0)
 		control_close(ctl);
@@ -105,6 +108,7 @@ void control_close(struct control *ctl)
 {
 	config_sources_free(&ctl->sources);
 	source_free(&ctl->applied);
+	applied_close(ctl);
 }
 
 static int install(struct control *ctl, struct config_sources *sources, struct config_source *applied, struct text *report,
@@ -167,6 +171,7 @@ int control_install(struct control *ctl, struct config_sources *sources, struct 
 			config_sources_free(&ctl->sources);
 			ctl->sources = *sources;
 			*sources = (struct config_sources){NULL};
+			policies_files_changed(ctl->policies);
 		}
 		if (applied) {
 			source_free(&ctl->applied);

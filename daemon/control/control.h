@@ -19,6 +19,8 @@ struct control {
 	struct control_override over;
 	struct config_sources sources; /* of what is in force */
 	struct config_source applied;  /* policies of the state folder, in force; text NULL: none */
+	struct policies *policies;     /* what keeps them, and who changed what: applied.c */
+	struct audit *audit;
 	uint64_t reloads, refused;     /* changes that came into force, that did not */
 	uint64_t loaded_us;	       /* CLOCK_REALTIME of the last that came into force */
 	struct err last;	       /* why the last one was refused; "" when it was not */

@@ -10,7 +10,7 @@ _aditctl_names()	# JSON-KEY COMMAND...: values of a member, as the running daemo
 _aditctl()
 {
 	local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]}
-	local commands='status listener chain cluster tunnel conn kernel limits stats log-level config reload drain metrics version help'
+	local commands='status listener chain cluster tunnel conn policy audit kernel limits stats log-level config reload drain metrics version help'
 	local options='--socket --output --help' command='' sub='' i
 	local -a socket=()
 
@@ -18,7 +18,7 @@ _aditctl()
 	for ((i = 1; i < COMP_CWORD; i++)); do
 		case ${COMP_WORDS[i]} in
 		-s|--socket) socket=(-s "${COMP_WORDS[++i]}") ;;
-		-o|--output|-n|--limit|-l|--listener|-p|--peer|--within) i=$((i + 1)) ;;
+		-o|--output|-n|--limit|-l|--listener|-p|--peer|--within|-f|--file|-c|--config|--if-generation) i=$((i + 1)) ;;
 		-*) ;;
 		*) if [ -z "$command" ]; then command=${COMP_WORDS[i]}; elif [ -z "$sub" ]; then sub=${COMP_WORDS[i]}; fi ;;
 		esac
@@ -26,8 +26,9 @@ _aditctl()
 	case $prev in
 	-s|--socket) compopt -o default; return ;;
 	-o|--output) COMPREPLY=($(compgen -W 'table wide json' -- "$cur")); return ;;
+	-f|--file|-c|--config) compopt -o default; return ;;
 	-l|--listener) COMPREPLY=($(compgen -W "$(_aditctl_names name listener)" -- "$cur")); return ;;
-	-n|--limit|-p|--peer|--within) return ;;
+	-n|--limit|-p|--peer|--within|--if-generation) return ;;
 	esac
 	case $command in
 	status|listener|cluster|kernel|stats) options+=' --watch' ;;
@@ -35,6 +36,8 @@ _aditctl()
 	tunnel) options+=' --watch --limit --peer' ;;
 	conn) options+=' --watch --limit --listener --peer' ;;
 	drain) options+=' --within --no-wait' ;;
+	policy) options+=' --watch --file --prune --dry-run --if-generation --config' ;;
+	audit) options+=' --limit' ;;
 	esac
 	if [[ $cur == -* ]]; then
 		COMPREPLY=($(compgen -W "$options" -- "$cur"))
@@ -45,6 +48,9 @@ _aditctl()
 	help/) COMPREPLY=($(compgen -W "$commands" -- "$cur")) ;;
 	conn/) COMPREPLY=($(compgen -W 'list show kill' -- "$cur")) ;;
 	conn/show|conn/kill) COMPREPLY=($(compgen -W "$(_aditctl_names id conn list)" -- "$cur")) ;;
+	policy/) COMPREPLY=($(compgen -W 'list get apply delete diff test' -- "$cur")) ;;
+	policy/get|policy/delete) COMPREPLY=($(compgen -W "$(_aditctl_names name policy list)" -- "$cur")) ;;
+	policy/test) compopt -o default ;;
 	kernel/) COMPREPLY=($(compgen -W 'bypass' -- "$cur")) ;;
 	kernel/bypass) COMPREPLY=($(compgen -W 'on off' -- "$cur")) ;;
 	config/) COMPREPLY=($(compgen -W 'check' -- "$cur")) ;;

@@ -445,7 +445,7 @@ class Agent:
         self.log_path = os.path.join(self.dir, "log")
         self.access_path = os.path.join(self.dir, "access.log")
         self.config_path = os.path.join(self.dir, "adit.yaml")
-        self.config = dict({"workers": 1}, **config)
+        self.config = dict({"workers": 1, "state_dir": os.path.join(self.dir, "state")}, **config)
         self.config["node"] = dict({"id": name}, **self.config.get("node", {}))
         self.config["admin"] = dict({"socket": self.socket}, **self.config.get("admin", {}))
         self.config["log"] = dict({"level": "debug" if os.environ.get("ADIT_DEBUG") else "info"}, **self.config.get("log", {}))

@@ -19,6 +19,9 @@
 	X(IDENTITY_REFUSED, "identity_refused", "peers whose certificate was valid but whose SPIFFE id was not accepted")        \
 	X(TUNNELS_OPENED, "tunnels_opened", "tunnels established, both directions")                                              \
 	X(TUNNELS_CLOSED, "tunnels_closed", "tunnels closed, both directions")                                                   \
+	X(TUNNELS_ROTATED, "tunnels_rotated", "tunnels replaced because a certificate was renewed or runs out")                  \
+	X(TUNNELS_EXPIRED, "tunnels_expired", "tunnels closed because a certificate had expired, and timeouts.expiry_grace was over") \
+	X(TUNNELS_UNTRUSTED, "tunnels_untrusted", "tunnels closed because their peer was revoked, or its CA or id is not accepted any more") \
 	X(STREAMS_OPENED, "streams_opened", "CONNECT streams opened or accepted")                                                \
 	X(STREAMS_CLOSED, "streams_closed", "CONNECT streams closed")                                                            \
 	X(POOL_HIT, "pool_hits", "streams that found a tunnel with room")                                                        \

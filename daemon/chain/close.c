@@ -26,6 +26,8 @@ static const struct ending_row {
 	[END_DST_RESET] = { 503, NGHTTP2_CONNECT_ERROR, "UC", "dst", "the destination reset the connection" },
 	[END_SRC_TUNNEL] = { 0, NGHTTP2_CONNECT_ERROR, "DC", "peer", "the source's tunnel was lost" },
 	[END_DST_TUNNEL] = { 503, NGHTTP2_CONNECT_ERROR, "UC", "peer", "the destination's tunnel was lost" },
+	[END_EXPIRED] = { 503, NGHTTP2_CANCEL, "LR", "adit", "a certificate expired" },
+	[END_UNTRUSTED] = { 503, NGHTTP2_CANCEL, "LR", "adit", "the peer is no longer trusted" },
 	[END_BAD_REQUEST] = { 400, NGHTTP2_PROTOCOL_ERROR, "DPE", "src", "malformed CONNECT" },
 	[END_PROXY] = { 400, NGHTTP2_PROTOCOL_ERROR, "DPE", "src", "bad PROXY header" },
 	[END_HEADERS] = { 431, NGHTTP2_ENHANCE_YOUR_CALM, "DPE", "src", "headers too large" },
@@ -213,6 +215,7 @@ void conn_complete(struct conn *c)
 void conn_stream_closed(struct conn *c, int side, uint32_t code, bool by_peer)
 {
 	struct leg *g = &c->leg[side];
+	const struct tunnel *t;
 
 	if (c->state == CONN_CLOSED || (g->in_done && g->out_done))
 		return;
@@ -227,7 +230,10 @@ void conn_stream_closed(struct conn *c, int side, uint32_t code, bool by_peer)
 		conn_complete(c);
 		return;
 	}
-	if (code == H2_LOST)
+	t = code == H2_LOST ? c->w->tunnels.closing : NULL;
+	if (t && t->end != TUNNEL_END_LOST)
+		conn_end(c, t->end == TUNNEL_END_EXPIRED ? END_EXPIRED : END_UNTRUSTED, "%s", t->why.msg);
+	else if (code == H2_LOST)
 		conn_end(c, side == SRC ? END_SRC_TUNNEL : END_DST_TUNNEL, "tunnel lost");
 	else
 		conn_end(c, side == SRC ? END_SRC_RESET : END_DST_RESET, "RST_STREAM code %u%s", code, by_peer ? " from the peer" : "");

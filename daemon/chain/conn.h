@@ -36,6 +36,8 @@ enum ending {
 	END_DST_RESET,	   /* the destination leg was reset */
 	END_SRC_TUNNEL,	   /* the tunnel of the source leg was lost */
 	END_DST_TUNNEL,	   /* the tunnel of the destination leg was lost */
+	END_EXPIRED,	   /* a certificate of one of its tunnels ran out, and so did the grace */
+	END_UNTRUSTED,	   /* the peer of one of its tunnels was revoked, or its CA or id is not accepted any more */
 	END_BAD_REQUEST,   /* malformed CONNECT */
 	END_HEADERS,	   /* CONNECT's header list too large */
 	END_PROXY,	   /* bad or missing PROXY header */

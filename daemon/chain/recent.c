@@ -181,6 +181,8 @@ static enum denial denial_of(const struct conn *c)
 	case END_DST_RESET:
 	case END_SRC_TUNNEL:
 	case END_DST_TUNNEL:
+	case END_EXPIRED:
+	case END_UNTRUSTED:
 	case END_BAD_REQUEST:
 	case END_HEADERS:
 	case END_CONNECT:

@@ -465,6 +465,7 @@ static void take(struct order *o, void *owner)
 	take_listeners(w, s, so->was);
 	take_clusters(w, s);
 	take_tunnels(w, s);
+	tunnels_renewed(&w->tunnels);
 	places_start(w);
 	snapshot_put(s->old, w->loop.worker);
 	atomic_fetch_add_explicit(&s->taken, 1, memory_order_release);

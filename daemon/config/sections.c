@@ -124,6 +124,7 @@ static const struct field timeout_fields[] = {
 	TIME("connect", connect_ms, 1), TIME("handshake", handshake_ms, 1),
 	TIME("open", open_ms, 1),	TIME("idle", idle_ms, 0),
 	TIME("ping", ping_ms, 0),	TIME("ping_timeout", ping_timeout_ms, 1),
+	TIME("expiry_grace", expiry_grace_ms, 0),
 	TIME("drain", drain_ms, 0),	{.key = NULL},
 };
 const struct table timeouts_table = {.fields = timeout_fields};
@@ -137,6 +138,7 @@ void timeouts_preset(struct cfg_timeouts *t)
 		.idle_ms = 3600000,
 		.ping_ms = 10000,
 		.ping_timeout_ms = 20000,
+		.expiry_grace_ms = 300000,
 		.drain_ms = 5000,
 	};
 }
@@ -429,12 +431,15 @@ PEM_FIELD(key)
 PEM_FIELD(ca)
 PEM_FIELD(crl)
 
+static const char *const rotates[] = {[ROTATE_REPLACED] = "replaced", [ROTATE_EXPIRY] = "expiry", NULL};
+
 static const struct field identity_fields[] = {
 	{.key = "name", .kind = F_KNOWN, .required = true},
 	{.key = "certificate", .kind = F_CALL, .call = certificate_read, .required = true},
 	{.key = "key", .kind = F_CALL, .call = key_read, .required = true},
 	{.key = "ca", .kind = F_CALL, .call = ca_read, .required = true},
 	{.key = "crl", .kind = F_CALL, .call = crl_read},
+	{.key = "rotate", .kind = F_ENUM, .off = offsetof(struct cfg_identity, rotate), .names = rotates},
 	{.key = "trust_domain", .kind = F_CALL, .call = trust_domain_read},
 	{.key = "ciphers", .kind = F_CALL, .call = ciphers_read},
 	{.key = NULL},

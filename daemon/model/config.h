@@ -39,10 +39,13 @@ struct cfg_node {
 	bool send_peer_metadata;   /* x-envoy-peer-metadata[-id]; default false */
 };
 
+enum cfg_rotate { ROTATE_REPLACED, ROTATE_EXPIRY };
+
 struct cfg_identity {
 	const char *name;
 	const char *certificate, *key, *ca; /* file names, PEM */
 	const char *crl;		    /* revocation lists of these CAs, PEM; NULL: none */
+	enum cfg_rotate rotate;		    /* live tunnels get a renewed certificate: at once (default), or before the old one expires */
 	const char *trust_domain;	    /* peers must be in it unless a listener or cluster lists ids */
 	const char *ciphers;		    /* TLS 1.3 suites, colon-separated; default AES-128-GCM, then AES-256-GCM */
 };
@@ -308,6 +311,7 @@ struct cfg_timeouts {
 	uint64_t idle_ms;	  /* default 3600000; 0 = never */
 	uint64_t ping_ms;	  /* silence on a tunnel before a PING, default 10000 */
 	uint64_t ping_timeout_ms; /* default 20000 */
+	uint64_t expiry_grace_ms; /* tunnels go on so long with an expired certificate, ours or the peer's; default 300000 */
 	uint64_t drain_ms;	  /* SIGTERM to the end, default 5000 */
 };
 

@@ -280,6 +280,11 @@ bool tls_ctx_same_trust(const struct tls_ctx *a, const struct tls_ctx *b)
 	return a == b || !memcmp(a->trust, b->trust, sizeof(a->trust));
 }
 
+bool tls_ctx_same_leaf(const struct tls_ctx *a, const struct tls_ctx *b)
+{
+	return a == b || !memcmp(a->info.cert.fingerprint, b->info.cert.fingerprint, sizeof(a->info.cert.fingerprint));
+}
+
 /* ---- life ---- */
 
 static char *keep(char **at, const char *s)

@@ -66,6 +66,7 @@ const struct crls *tls_ctx_crls(const struct tls_ctx *t); /* NULL: none */
 enum tls_state tls_ctx_state(const struct tls_ctx *t, uint64_t now);
 /** tls_ctx_same_trust() - do both accept the same peers, ids aside? (same CAs, lists, trust domain) */
 bool tls_ctx_same_trust(const struct tls_ctx *a, const struct tls_ctx *b);
+bool tls_ctx_same_leaf(const struct tls_ctx *a, const struct tls_ctx *b); /* do both show the same certificate? */
 /** tls_ctx_notes() - what an operator should know of @t at @now, a sentence each; @bad: it does not work, or soon will not */
 void tls_ctx_notes(const struct tls_ctx *t, uint64_t now, void (*say)(void *arg, bool bad, const char *text), void *arg);
 /** tls_ctx_next() - when (unix seconds, after @now) what tls_ctx_notes() and tls_ctx_state() say may change by itself; 0: never */

@@ -18,6 +18,19 @@
 #include "loop/loop.h"
 #include "tls/ctx.h"
 
+/* RFC 8446 6; rec.alert may be one of them */
+enum {
+	ALERT_CLOSE_NOTIFY = 0,
+	ALERT_UNEXPECTED_MESSAGE = 10,
+	ALERT_BAD_RECORD_MAC = 20,
+	ALERT_RECORD_OVERFLOW = 22,
+	ALERT_CERTIFICATE_REVOKED = 44,
+	ALERT_CERTIFICATE_EXPIRED = 45,
+	ALERT_UNKNOWN_CA = 48,
+	ALERT_ACCESS_DENIED = 49,
+	ALERT_DECODE_ERROR = 50,
+};
+
 enum rec_engine { REC_PLAIN, REC_USER, REC_KTLS };
 
 /**

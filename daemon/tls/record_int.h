@@ -3,15 +3,6 @@
 #include "tls/ktls.h"
 
 enum { ALERT_WARNING = 1, ALERT_FATAL = 2 };
-enum {
-	ALERT_CLOSE_NOTIFY = 0,
-	ALERT_UNEXPECTED_MESSAGE = 10,
-	ALERT_BAD_RECORD_MAC = 20,
-	ALERT_RECORD_OVERFLOW = 22,
-	ALERT_CERTIFICATE_REVOKED = 44,
-	ALERT_ACCESS_DENIED = 49,
-	ALERT_DECODE_ERROR = 50,
-};
 
 /** rec_alert() - best effort: what does not fit into the socket's buffer now is not worth waiting for. After the handshake. */
 void rec_alert(struct rec *r, uint8_t level, uint8_t code);

@@ -184,6 +184,26 @@ static void fail_all(struct pool_peer *e, int error, const char *why)
 	e->busy--;
 }
 
+/* tunnel_drain() would come back here */
+static void retire(struct tunnel *t)
+{
+	t->drain_step = 2;
+	tunnel_set_state(t, TUNNEL_DRAINING);
+	h2_goaway_last(&t->h2, NGHTTP2_NO_ERROR);
+}
+
+/* make before break: when another tunnel is open, stale ones take no more streams */
+static void retire_stale(struct pool_peer *e)
+{
+	bool fresh = false;
+
+	for (uint32_t i = 0; i < e->n; i++)
+		fresh |= e->t[i]->state == TUNNEL_OPEN && !e->t[i]->stale;
+	for (uint32_t i = 0; fresh && i < e->n; i++)
+		if (e->t[i]->state == TUNNEL_OPEN && e->t[i]->stale)
+			retire(e->t[i]);
+}
+
 static void retire_spent(struct pool_peer *e)
 {
 	const struct cfg_pool *c = &e->pool->cluster->pool;
@@ -191,9 +211,7 @@ static void retire_spent(struct pool_peer *e)
 	for (uint32_t i = 0; c->max_requests && i < e->n; i++)
 		if (e->t[i]->state == TUNNEL_OPEN && e->t[i]->h2.total >= c->max_requests) {
 			err_set(&e->t[i]->why, 0, "replaced: max_requests");
-			e->t[i]->drain_step = 2; /* tunnel_drain() would come back here */
-			tunnel_set_state(e->t[i], TUNNEL_DRAINING);
-			h2_goaway_last(&e->t[i]->h2, NGHTTP2_NO_ERROR);
+			retire(e->t[i]);
 		}
 }
 
@@ -217,12 +235,13 @@ static int grow(struct pool_peer *e, struct err *reterr)
 {
 	const struct cfg_cluster *c = e->pool->cluster;
 	uint64_t coming = 0;
-	uint32_t live = 0;
+	uint32_t live = 0, stale = 0;
 	struct tunnel *t;
 	int r;
 
 	for (uint32_t i = 0; i < e->n; i++) {
-		live += e->t[i]->state <= TUNNEL_OPEN;
+		live += e->t[i]->state <= TUNNEL_OPEN && !e->t[i]->stale;
+		stale += e->t[i]->state <= TUNNEL_OPEN && e->t[i]->stale;
 		if (e->t[i]->state < TUNNEL_OPEN)
 			coming += c->pool.max_streams;
 	}
@@ -230,7 +249,7 @@ static int grow(struct pool_peer *e, struct err *reterr)
 		return 0;
 	r = tunnel_dial(e->pool->ts, e, c, &e->to, &t, reterr);
 	if (r < 0)
-		return live ? 0 : r;
+		return live || stale ? 0 : r;
 	e->t[e->n++] = t;
 	if (__builtin_expect(t->l->tracing != 0, 0))
 		dialled(e, t);
@@ -253,6 +272,7 @@ static void serve(struct pool_peer *e)
 	struct tunnel *t;
 	int r;
 
+	retire_stale(e);
 	retire_spent(e);
 	e->busy++;
 	while ((w = TAILQ_FIRST(&e->queue)) && (t = take(e))) {
@@ -267,6 +287,21 @@ static void serve(struct pool_peer *e)
 		dial_log(e);
 		fail_all(e, r, e->why.msg);
 	}
+}
+
+void pool_replace(struct pool_peer *e)
+{
+	struct tunnel *t;
+	bool coming = e->n == POOL_TUNNELS_MAX; /* then one must end first */
+
+	for (uint32_t i = 0; i < e->n; i++)
+		coming |= e->t[i]->state <= TUNNEL_OPEN && !e->t[i]->stale;
+	if (coming)
+		serve(e); /* it may be open already */
+	else if (tunnel_dial(e->pool->ts, e, e->pool->cluster, &e->to, &t, &e->why) < 0)
+		dial_log(e);
+	else
+		e->t[e->n++] = t;
 }
 
 int pool_get(struct pool *p, const struct addr *to, struct pool_wait *w, bool *ret_waited)

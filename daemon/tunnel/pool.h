@@ -63,6 +63,7 @@ void pool_cancel(struct pool_wait *w); /* not queued: nothing happens */
 /** from tunnel.c */
 void pool_tunnel_changed(struct pool_peer *e); /* opened, got room, new settings */
 void pool_tunnel_gone(struct pool_peer *e, struct tunnel *t, int error);
+void pool_replace(struct pool_peer *e); /* stale ones want another: dial, if none is coming */
 void pool_fence_passed(struct pool_peer *e); /* the fence's PING was answered */
 void pool_drain(struct pool *p); /* all tunnels close once empty */
 uint32_t pool_queued(const struct pool *p);

@@ -109,13 +109,14 @@ static uint64_t tick_ms(const struct tunnel *t)
 	uint64_t ms = times(t)->ping_ms ? times(t)->ping_ms : TICK_MAX_MS, now = t->l->now_ms;
 
 	if (t->state == TUNNEL_DRAINING)
-		return TICK_CLOSING_MS;
+		return max_u64(min_u64(TICK_CLOSING_MS, rotate_in_ms(t)), TICK_MIN_MS);
 	if (t->ping_out)
 		ms = min_u64(ms, max_u64(times(t)->ping_timeout_ms, 1));
 	if (p && p->idle_timeout_ms)
 		ms = min_u64(ms, until((t->idle_ms ? t->idle_ms : now) + p->idle_timeout_ms, now));
 	if (p && p->max_age_ms)
 		ms = min_u64(ms, until(t->open_us / 1000u + 1 + p->max_age_ms, now));
+	ms = min_u64(ms, rotate_in_ms(t));
 	return min_u64(max_u64(ms, TICK_MIN_MS), TICK_MAX_MS);
 }
 
@@ -135,6 +136,12 @@ void tunnel_opened(struct tunnel *t)
 		log_about(LOG_INFO, LA_TUNNEL, (&(struct log_about){ .tunnel = t->id, .peer = a }), "tunnel %u %s %s open: %s%s%s%s", t->id,
 			  t->server ? "from" : "to", addr_str(&t->who->remote, a), t->who->tls.id[0] ? t->who->tls.id : "no TLS",
 			  c ? ", cluster " : ", listener ", c ? c->name : t->listener->name, more);
+	tunnel_tick_arm(t);
+	rotate_begin(t);
+}
+
+void tunnel_tick_arm(struct tunnel *t)
+{
 	timer_arm(&t->l->timers, &t->timer, t->l->now_ms + tick_ms(t));
 }
 
@@ -189,7 +196,9 @@ void tunnel_close(struct tunnel *t, int error, const char *why)
 	tunnel_set_state(t, TUNNEL_CLOSED);
 	stats_gauge(&t->l->stats, t->server ? SG_TUNNELS_IN : SG_TUNNELS_OUT, -1);
 	timer_disarm(&t->l->timers, &t->timer);
+	t->all->closing = t;
 	h2_abort(&t->h2);
+	t->all->closing = NULL;
 	rec_close(&t->rec, error == 0 || error == -ESHUTDOWN || error == -EKEYEXPIRED);
 	if (peer) {
 		t->peer = NULL;
@@ -557,6 +566,7 @@ static void tick(struct timer *timer, void *arg)
 		keep_alive(t);
 	if (t->state == TUNNEL_CLOSED)
 		return;
+	rotate_tick(t);
 	if (p && t->state == TUNNEL_OPEN) {
 		bool idle = !t->h2.streams && t->idle_ms && p->idle_timeout_ms && t->l->now_ms - t->idle_ms >= p->idle_timeout_ms;
 		bool aged = p->max_age_ms && t->l->now_us - t->open_us >= p->max_age_ms * 1000u;
@@ -566,5 +576,6 @@ static void tick(struct timer *timer, void *arg)
 			tunnel_drain(t);
 		}
 	}
-	timer_arm(&t->l->timers, &t->timer, t->l->now_ms + tick_ms(t));
+	if (t->state != TUNNEL_CLOSED)
+		tunnel_tick_arm(t);
 }

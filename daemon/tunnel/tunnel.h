@@ -21,6 +21,9 @@
 
 enum tunnel_state { TUNNEL_CONNECTING, TUNNEL_HANDSHAKE, TUNNEL_SETTLING, TUNNEL_OPEN, TUNNEL_DRAINING, TUNNEL_CLOSED, TUNNEL_STATES };
 
+/* why its streams end, if it is not just lost */
+enum tunnel_end { TUNNEL_END_LOST, TUNNEL_END_EXPIRED, TUNNEL_END_UNTRUSTED };
+
 struct tunnel;
 struct pool_peer;
 
@@ -63,6 +66,7 @@ struct tunnels { /* all tunnels of a worker */
 	struct snapshot *snap; /* new tunnels are of this; the worker's, which keeps it */
 	uint32_t next_id;
 	uint32_t accepted; /* live */
+	const struct tunnel *closing; /* within tunnel_close(): whose streams hooks.closed is called for */
 };
 
 struct tunnel {
@@ -72,6 +76,9 @@ struct tunnel {
 	uint8_t state; /* enum tunnel_state */
 	bool server, ping_out, worn;
 	uint8_t watch; /* live traces that follow it */
+	bool stale;	    /* dialled: another one is wanted in its place; it goes on until that is open */
+	uint8_t end;	    /* enum tunnel_end */
+	uint8_t rotate_tries;
 	uint8_t drain_step; /* two-phase GOAWAY: 1 first sent, 2 last sent */
 	uint32_t id;	   /* number for people; unique in the worker */
 	struct rec rec;
@@ -85,6 +92,8 @@ struct tunnel {
 	struct tunnel_who *who;		     /* never NULL */
 	struct metadata *md;		     /* the last that the peer sent: equal ones are shared */
 	uint64_t opened_us, open_us /* when it became OPEN */, idle_ms /* since when without streams; 0: in use */, ping_ms, heard_ms;
+	uint64_t expires;		     /* unix seconds: own or peer's certificate, whichever is first; 0: without TLS */
+	uint64_t rotate_ms;		     /* to be replaced then; 0: not for now */
 	uint64_t rx_seen;		     /* rec.rx_bytes at the last keep-alive tick */
 	struct err why;			     /* of its end */
 };
@@ -99,6 +108,8 @@ int tunnel_dial(struct tunnels *ts, struct pool_peer *peer, const struct cfg_clu
 		struct err *reterr);
 /** tunnel_adopt() - it goes on under @snap, which has its listener (@l; NULL: it was dialled) and its identity @id */
 void tunnel_adopt(struct tunnel *t, struct snapshot *snap, const struct cfg_listener *l, const struct cfg_identity *id);
+/** tunnels_renewed() - contexts of the snapshots that tunnels were adopted by may be others: who is not trusted now is closed, the rest replaced */
+void tunnels_renewed(struct tunnels *ts);
 /** tunnel_event() - epoll said so */
 void tunnel_event(struct tunnels *ts, union ev_ref ref, uint32_t events);
 /** tunnel_drain() - no new streams; @graceful: two-phase GOAWAY, else only when dialled: closes once empty */

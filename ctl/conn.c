@@ -254,6 +254,7 @@ static int conn_show(struct ctl *c)
 	table_init(&t, fact_cols, ARRAY_LEN(fact_cols));
 	put_facts(&t, o);
 	table_print(&t, &out, 0, false);
+	text_addf(&out, "why it is so: aditctl conn explain %" PRIu64 "\n", js_u64(o, "id"));
 	table_finish(&t);
 	json_decref(o);
 	return ctl_print(c, &out);
@@ -283,5 +284,11 @@ int cmd_conn(struct ctl *c)
 		return conn_show(c);
 	if (!strcmp(c->word[0], "kill"))
 		return conn_kill(c);
-	return ctl_usage(c, "'%s': want list, show ID or kill ID", c->word[0]);
+	if (!strcmp(c->word[0], "explain")) {
+		char path[64];
+		int r = conn_path(c, path);
+
+		return r == CTL_OK ? conn_explain(c, c->word[1]) : r;
+	}
+	return ctl_usage(c, "'%s': want list, show ID, explain ID or kill ID", c->word[0]);
 }

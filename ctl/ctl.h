@@ -18,6 +18,7 @@ enum ctl_exit {
 enum ctl_output { OUT_TABLE, OUT_JSON, OUT_WIDE };
 
 #define CTL_WORDS 4u
+#define CTL_PAIRS 16u /* --header, and --metadata */
 
 struct ctl {
 	FILE *out, *err;
@@ -32,6 +33,10 @@ struct ctl {
 	const char *file, *if_generation, *config;
 	bool dry_run, prune;
 	unsigned int used;	     /* enum ctl_takes of the options given */
+	const char *src, *dst, *principal, *authority, *since;
+	const char *header[CTL_PAIRS], *member[CTL_PAIRS]; /* NAME=VALUE */
+	uint32_t n_headers, n_members;
+	bool follow;
 	uint64_t watch_ms;	     /* 0: once */
 	const char *word[CTL_WORDS]; /* what followed the command */
 	uint32_t n_words;
@@ -50,6 +55,9 @@ enum ctl_takes {
 	TAKES_PRUNE = 256,
 	TAKES_CONFIG = 512,
 	TAKES_NO_WAIT = 1 << 14,
+	TAKES_EXPLAIN = 1 << 16, /* --src and what else describes a connection */
+	TAKES_SINCE = 1 << 17,
+	TAKES_FOLLOW = 1 << 18,
 };
 
 /** ctl_run() - the program without main(). Return: enum ctl_exit. */
@@ -86,6 +94,9 @@ ctl_command cmd_limits;							  /* limits.c */
 ctl_command cmd_policy, cmd_audit;					  /* policy.c */
 ctl_command policy_test;						  /* policy_test.c */
 ctl_command cmd_kernel;							  /* kernel.c */
+ctl_command cmd_denied;							  /* denied.c */
+ctl_command explain_policy;						  /* explain.c */
+int conn_explain(struct ctl *c, const char *id);				  /* and `conn explain ID` */
 ctl_command cmd_conn, cmd_stats, cmd_metrics;				  /* conn.c, stats.c */
 ctl_command cmd_log_level, cmd_config, cmd_reload, cmd_version;		  /* change.c */
 ctl_command cmd_drain;							  /* drain.c */

@@ -225,6 +225,7 @@ static const struct {
 	{"list", "", policy_list, TAKES_WATCH, 0},
 	{"get", " NAME", policy_get, 0, 1},
 	{"apply", " -f FILE", policy_apply, TAKES_FILE | TAKES_DRY_RUN | TAKES_GENERATION | TAKES_PRUNE, 0},
+	{"explain", " --dst ADDRESS:PORT", explain_policy, TAKES_EXPLAIN | TAKES_LISTENER, 0},
 	{"delete", " NAME", policy_delete, TAKES_DRY_RUN | TAKES_GENERATION, 1},
 	{"diff", " -f FILE", policy_diff, TAKES_FILE | TAKES_PRUNE, 0},
 	{"test", " -f FILE CASES", policy_test, TAKES_FILE | TAKES_CONFIG, 1},
@@ -243,7 +244,7 @@ int cmd_policy(struct ctl *c)
 			return ctl_usage(c, "want: policy %s%s", name, commands[i].want);
 		return commands[i].run(c);
 	}
-	return ctl_usage(c, "no 'policy %s': want list, get, apply, delete, diff or test", name);
+	return ctl_usage(c, "no 'policy %s': want list, get, apply, delete, diff, test or explain", name);
 }
 
 /* ---- audit ---- */

@@ -17,7 +17,8 @@
 
 static ctl_command cmd_help;
 
-#define TAKES_POLICY (TAKES_WATCH | TAKES_FILE | TAKES_DRY_RUN | TAKES_GENERATION | TAKES_PRUNE | TAKES_CONFIG)
+#define TAKES_POLICY (TAKES_WATCH | TAKES_FILE | TAKES_DRY_RUN | TAKES_GENERATION | TAKES_PRUNE | TAKES_CONFIG | TAKES_EXPLAIN | \
+		      TAKES_LISTENER)
 
 static const struct {
 	const char *name;
@@ -33,6 +34,7 @@ static const struct {
 	{"conn", cmd_conn, TAKES_WATCH | TAKES_LIMIT | TAKES_LISTENER | TAKES_PEER, 2},
 	{"policy", cmd_policy, TAKES_POLICY, 2},
 	{"audit", cmd_audit, TAKES_LIMIT, 0},
+	{"denied", cmd_denied, TAKES_LIMIT | TAKES_LISTENER | TAKES_SINCE | TAKES_FOLLOW, 0},
 	{"kernel", cmd_kernel, TAKES_WATCH, 2},
 	{"limits", cmd_limits, TAKES_WATCH | TAKES_LIMIT, 0},
 	{"stats", cmd_stats, TAKES_WATCH, 1},
@@ -60,7 +62,15 @@ enum option_id {
 	OPT_DRY_RUN,
 	OPT_GENERATION,
 	OPT_PRUNE,
-	OPT_CONFIG
+	OPT_CONFIG,
+	OPT_SRC,
+	OPT_DST,
+	OPT_PRINCIPAL,
+	OPT_AUTHORITY,
+	OPT_HEADER,
+	OPT_METADATA,
+	OPT_SINCE,
+	OPT_FOLLOW
 };
 enum option_arg { ARG_NONE, ARG_NEEDED, ARG_MAYBE /* only as --name=value */ };
 
@@ -85,6 +95,14 @@ static const struct {
 	[OPT_GENERATION] = {"if-generation", 0, ARG_NEEDED, TAKES_GENERATION},
 	[OPT_PRUNE] = {"prune", 0, ARG_NONE, TAKES_PRUNE},
 	[OPT_CONFIG] = {"config", 'c', ARG_NEEDED, TAKES_CONFIG},
+	[OPT_SRC] = {"src", 0, ARG_NEEDED, TAKES_EXPLAIN},
+	[OPT_DST] = {"dst", 0, ARG_NEEDED, TAKES_EXPLAIN},
+	[OPT_PRINCIPAL] = {"principal", 0, ARG_NEEDED, TAKES_EXPLAIN},
+	[OPT_AUTHORITY] = {"authority", 0, ARG_NEEDED, TAKES_EXPLAIN},
+	[OPT_HEADER] = {"header", 0, ARG_NEEDED, TAKES_EXPLAIN},
+	[OPT_METADATA] = {"metadata", 0, ARG_NEEDED, TAKES_EXPLAIN},
+	[OPT_SINCE] = {"since", 0, ARG_NEEDED, TAKES_SINCE},
+	[OPT_FOLLOW] = {"follow", 'f', ARG_NONE, TAKES_FOLLOW},
 };
 
 struct parse {
@@ -141,6 +159,17 @@ static int option_watch(struct ctl *c, const char *v)
 	return CTL_OK;
 }
 
+/* may be given again and again */
+static int option_pair(struct ctl *c, const char *name, const char *list[CTL_PAIRS], uint32_t *n, const char *v)
+{
+	if (*n == CTL_PAIRS)
+		return ctl_usage(c, "--%s: at most %u of them", name, CTL_PAIRS);
+	if (!strchr(v, '=') || v[0] == '=')
+		return ctl_usage(c, "--%s '%s': want NAME=VALUE", name, v);
+	list[(*n)++] = v;
+	return CTL_OK;
+}
+
 static int option_set(struct ctl *c, struct parse *p, enum option_id id, const char *v)
 {
 	p->used |= options[id].takes;
@@ -160,6 +189,14 @@ static int option_set(struct ctl *c, struct parse *p, enum option_id id, const c
 	case OPT_GENERATION: c->if_generation = v; break;
 	case OPT_PRUNE: c->prune = true; break;
 	case OPT_CONFIG: c->config = v; break;
+	case OPT_SRC: c->src = v; break;
+	case OPT_DST: c->dst = v; break;
+	case OPT_PRINCIPAL: c->principal = v; break;
+	case OPT_AUTHORITY: c->authority = v; break;
+	case OPT_HEADER: return option_pair(c, "header", c->header, &c->n_headers, v);
+	case OPT_METADATA: return option_pair(c, "metadata", c->member, &c->n_members, v);
+	case OPT_SINCE: c->since = v; break;
+	case OPT_FOLLOW: c->follow = true; break;
 	}
 	return CTL_OK;
 }
@@ -194,12 +231,23 @@ static int option_long(struct ctl *c, struct parse *p, const char *s)
 	return ctl_usage(c, "unknown option --%.*s", (int)n, s);
 }
 
+/* -f is --file of one command and --follow of another: which it is, the command says when it came before */
+static bool letter_is(const struct parse *p, size_t i)
+{
+	unsigned int takes = p->command < ARRAY_LEN(commands) ? commands[p->command].takes : 0;
+
+	for (size_t k = 0; k < ARRAY_LEN(options); k++)
+		if (k != i && options[k].letter == options[i].letter && (options[k].takes & takes))
+			return false;
+	return true;
+}
+
 static int option_short(struct ctl *c, struct parse *p, const char *s)
 {
 	for (size_t i = 0; i < ARRAY_LEN(options); i++) {
 		const char *v = NULL;
 
-		if (!options[i].letter || options[i].letter != s[0])
+		if (!options[i].letter || options[i].letter != s[0] || !letter_is(p, i))
 			continue;
 		if (options[i].arg != ARG_NEEDED && s[1])
 			return ctl_usage(c, "-%c takes no value; options are not combined", s[0]);

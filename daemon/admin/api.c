@@ -46,6 +46,10 @@ static const struct route routes[] = {
 	{"GET", ADIT_API_CONNS, 0, " limit listener peer ", api_conns, "live connections"},
 	{"GET", ADIT_API_CONN, R_ID, NULL, api_conn, "one live connection"},
 	{"DELETE", ADIT_API_CONN, R_ID | R_CHANGE, NULL, api_conn_kill, "close one connection, with RST to both ends"},
+	{"GET", ADIT_API_EXPLAIN, 0, " src dst listener principal authority header metadata ", api_explain,
+	 "what would become of a connection, and why; nothing is sent"},
+	{"GET", ADIT_API_EXPLAIN_CONN, R_ID, NULL, api_explain_conn, "the same of a live or recent one: how it ended, what took so long"},
+	{"GET", ADIT_API_DENIED, 0, " limit listener since_ms ", api_denied, "who was denied lately, and why"},
 	{"GET", ADIT_API_KERNEL, 0, NULL, api_kernel, "the kernel plane: its means, their state, and what they counted"},
 	{"POST", ADIT_API_KERNEL_BYPASS, R_CHANGE, NULL, api_kernel_bypass, "switch the bypass: {\"on\": true|false}"},
 	{"GET", ADIT_API_LIMITS, 0, " limit ", api_limits, "limits: what is used of them, whom they refused"},
@@ -158,7 +162,7 @@ static const char *allowed_methods(const char *path)
 }
 
 /* HEAD is GET; the transport leaves out the body. Return: NULL when there is none; *ret_path says whether the path exists. */
-static const struct route *route_find(const struct api_req *req, bool *ret_path)
+static const struct route *path_find(const struct api_req *req, bool *ret_path)
 {
 	const char *method = strcmp(req->method, "HEAD") ? req->method : "GET";
 
@@ -176,7 +180,7 @@ static const struct route *route_find(const struct api_req *req, bool *ret_path)
 /* Return: false when a parameter is unknown; a misspelt filter must not look like "no filter". */
 static bool params_known(const struct route *r, const struct api_req *req, struct api_answer *ans)
 {
-	char word[40], list[64] = "none";
+	char word[40], list[96] = "none";
 
 	if (r->params)
 		snprintf(list, sizeof(list), "%.*s", (int)strlen(r->params) - 2, r->params + 1);
@@ -196,7 +200,7 @@ void api_handle(struct api *a, const struct api_req *req, struct api_answer *ret
 	bool path;
 
 	*ret = (struct api_answer){.status = 200, .type = JSON_TYPE};
-	r = route_find(req, &path);
+	r = path_find(req, &path);
 	if (!path && req->public_) {
 		api_fail(ret, 404,
 			 "no such path here: this address serves %s, %s, %s and %s; the rest is on the admin socket",

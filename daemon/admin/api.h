@@ -9,7 +9,7 @@
 #include <stdatomic.h>
 #include <stdbool.h>
 
-#define API_ARGS     8u		/* query parameters; more are refused */
+#define API_ARGS     48u		/* query parameters; more are refused */
 #define API_BODY_MAX (1u << 20) /* bytes of a request body */
 #define API_BODY_LONG (4u << 20) /* of policies, from those who may change them */
 
@@ -74,6 +74,8 @@ typedef void api_handler(struct api *a, const struct api_req *req, struct api_an
 api_handler api_status, api_listeners, api_clusters, api_tunnels, api_stats;
 /* conns.c */
 api_handler api_conns, api_conn, api_conn_kill;
+/* explain.c */
+api_handler api_explain, api_explain_conn, api_denied;
 /* chains.c */
 api_handler api_chains;
 /* change.c */

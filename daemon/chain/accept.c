@@ -144,6 +144,7 @@ void conn_go(struct conn *c, const struct cfg_listener *l, struct stage_context 
 	if (__builtin_expect(w->loop.tracing != 0, 0))
 		tracing_route(c, v == STAGE_GO ? NULL : v == STAGE_DENIED ? "denied" : v == STAGE_LOOP ? "a loop" : "no route");
 	full = inner_limit(c, known);
+	conn_phase(c, AT_ROUTED);
 	switch (v) {
 	case STAGE_GO:
 		if (full) {

@@ -14,6 +14,7 @@
  */
 #pragma once
 #include "base/buf.h"
+#include "chain/recent.h"
 #include "chain/snapshot.h"
 #include "chain/stage.h"
 #include "chain/tracing.h"
@@ -64,6 +65,8 @@ enum ending {
 };
 
 struct worker;
+struct daemon;
+struct cluster;
 struct endpoint;
 
 struct leg {
@@ -78,6 +81,7 @@ struct leg {
 	uint8_t bulk;		 /* sockets: large reads of late; splice.c */
 	int fd;
 	uint32_t sid;		 /* stream: its id, also after its end */
+	uint32_t stuck;		 /* for how long it could not be written: leg_stuck() */
 	struct h2_stream s;
 	struct pipe *pipe;	 /* bytes that wait to be written to this leg, in front of q; NULL: none, never empty */
 	struct buf q;		 /* bytes that wait to be written to this leg */
@@ -129,8 +133,9 @@ struct conn {
 	uint8_t turn;		 /* the leg that the last bytes came from */
 	uint16_t turns, ask_at;	 /* changes of direction so far; the bypass is asked for at so many */
 	uint16_t proxy_taken, proxy_sent; /* bytes of PROXY headers read from the source, written to the destination */
+	uint32_t at[PHASES];	 /* microseconds after the start at which a phase was reached, 0: not */
 	uint64_t bulk_seen, bulk_bypassed; /* bytes at the last judgement of bulk */
-	uint64_t start_us, connect_us, open_us, queue_us; /* accepted, connect() called, open; waited for a tunnel */
+	uint64_t start_us, connect_us, open_us, queue_us; /* accepted; connect() called or CONNECT sent; open; waited for a tunnel */
 	uint64_t last_ms;	 /* of the last byte */
 	uint64_t id;
 	char *why;		 /* of the ending, malloc'd; NULL: the table's text */
@@ -180,6 +185,11 @@ void dial_event(struct conn *c, uint32_t events);	 /* the TCP connect's */
 void dial_answer(struct conn *c, struct tunnel *t, const struct header *h, size_t n); /* response headers */
 bool dial_again(struct conn *c); /* the peer has not processed the stream: another tunnel. false: no more tries */
 void dial_cancel(struct conn *c, bool failed);
+/* for explain_out.c, too: the endpoint that the balance has first, NULL: one of two at random; may an original_dst cluster go there? */
+struct endpoint *dial_first(struct cluster *cl);
+bool dial_allowed(const struct cfg_cluster *cl, const struct addr *to);
+/** dial_comes_back() - is @to, dialled by @cl, the very listener @l that it came in by? */
+bool dial_comes_back(const struct daemon *d, const struct cfg_listener *l, const struct cfg_cluster *cl, const struct addr *to);
 /** dial_wanted() - where the last listener passed was asked to connect to; AF_UNSPEC: a name, in c->authority */
 struct addr dial_wanted(const struct conn *c);
 /** dial_authority() - :authority for the cluster; @text is room for it. Return: its length. */
@@ -189,6 +199,9 @@ void dial_trace(struct conn *c, char out[TRACEPARENT_LEN + 1]); /* traceparent; 
 /* ---- short.c: the endpoint is this node ---- */
 /** short_way() - the endpoint, chosen, at @to: is it a tunnel listener of ours? true: the connection goes on there, or has ended */
 bool short_way(struct conn *c, const struct addr *to);
+/** short_listener() - which listener of this node would a tunnel of @cl to @to lead to? NULL: none, *ret_why says why there is a tunnel */
+const struct cfg_listener *short_listener(const struct worker *w, const struct snapshot *snap, const struct cfg_cluster *cl, const struct addr *to,
+					  const char **ret_why);
 
 /* ---- judge.c: policies ---- */
 /** judge_prepare() - @ctx will be judged, and counted as @c's */

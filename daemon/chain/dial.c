@@ -76,18 +76,16 @@ static struct endpoint *after(const struct cluster *cl, const struct endpoint *e
 	return cl->ep[i < n ? (i + 1) % n : 0];
 }
 
-static struct endpoint *pick(struct conn *c, struct cluster *cl)
+struct endpoint *dial_first(struct cluster *cl)
 {
-	uint32_t n = cl->cfg->n_endpoints, start = cl->rr++;
+	uint32_t n = cl->cfg->n_endpoints, start = cl->rr;
 	struct endpoint *best;
 
-	if (c->tries && c->ep) /* the one chosen first has failed: go round */
-		return after(cl, c->ep);
 	switch (cl->cfg->balance) {
 	case BALANCE_ROUND_ROBIN:
 		return cl->ep[start % n];
 	case BALANCE_RANDOM_TWO:
-		return pick_of_two(c->w, cl);
+		return NULL;
 	case BALANCE_LEAST_REQUEST:
 		break;
 	}
@@ -99,6 +97,16 @@ static struct endpoint *pick(struct conn *c, struct cluster *cl)
 			best = e;
 	}
 	return best;
+}
+
+static struct endpoint *pick(struct conn *c, struct cluster *cl)
+{
+	struct endpoint *ep = dial_first(cl);
+
+	cl->rr++;
+	if (c->tries && c->ep) /* the one chosen first has failed: go round */
+		return after(cl, c->ep);
+	return ep ? ep : pick_of_two(c->w, cl);
 }
 
 /* ---- TCP ---- */
@@ -288,6 +296,7 @@ static void tunnel_ready(struct pool_wait *wait, struct tunnel *t, int error, co
 	conn_look(c);
 	if (__builtin_expect(c->watch != 0, 0))
 		opened_trace(c, t, authority, n, trace);
+	c->connect_us = c->w->loop.now_us;
 	t->idle_ms = 0;
 	c->early = true;
 	arm(c, c->snap->cfg->timeouts.open_ms);
@@ -386,13 +395,14 @@ static void dial_to(struct conn *c, struct endpoint *ep, const struct addr *to)
 	chose(c, ep, to);
 	conn_trace(c, TRACE_DIAL, "%s %s of cluster '%s'", c->stages.cluster->type == CLUSTER_TUNNEL ? "agent at" : "connecting to", addr_str(to, text),
 		   c->stages.cluster->name);
+	conn_phase(c, AT_NAMED);
 	if (c->stages.cluster->type != CLUSTER_TUNNEL)
 		dial_tcp(c, cl, to);
 	else if (!short_way(c, to))
 		dial_tunnel(c, cl, to);
 }
 
-static bool allowed(const struct cfg_cluster *cl, const struct addr *to)
+bool dial_allowed(const struct cfg_cluster *cl, const struct addr *to)
 {
 	for (uint32_t i = 0; i < cl->n_destinations; i++)
 		if (cidr_has(&cl->destinations[i], to))
@@ -401,11 +411,9 @@ static bool allowed(const struct cfg_cluster *cl, const struct addr *to)
 }
 
 /* the listener that it came in by: it would come in again, and again */
-static bool comes_back(const struct conn *c, const struct addr *to)
+bool dial_comes_back(const struct daemon *d, const struct cfg_listener *l, const struct cfg_cluster *cl, const struct addr *to)
 {
-	const struct daemon *d = c->w->d;
-	const struct cfg_listener *l = &c->snap->cfg->listeners[c->stages.id[0]];
-	const char *from = c->stages.cluster->netns, *at = l->netns;
+	const char *from = cl->netns, *at = l->netns;
 
 	if (l->type != LISTENER_TCP || l->address.port != to->port || l->address.family != to->family ||
 	    strcmp(from ? from : "", at ? at : ""))
@@ -417,13 +425,13 @@ static void dial_original(struct conn *c, const struct addr *to)
 {
 	char a[ADDR_STR];
 
-	if (comes_back(c, to)) {
+	if (dial_comes_back(c->w->d, &c->snap->cfg->listeners[c->stages.id[0]], c->stages.cluster, to)) {
 		stats_inc(&c->w->loop.stats, ST_NO_ROUTE);
 		conn_end(c, END_NO_ROUTE, "connected to listener '%s' itself: there is no other destination to go to",
 			 c->snap->cfg->listeners[c->stages.id[0]].name);
 		return;
 	}
-	if (!allowed(c->stages.cluster, to)) {
+	if (!dial_allowed(c->stages.cluster, to)) {
 		stats_inc(&c->w->loop.stats, ST_DENIED);
 		conn_end(c, END_DENIED, "%s is not among the destinations of cluster '%s'", addr_str(to, a), c->stages.cluster->name);
 		return;

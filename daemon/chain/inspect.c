@@ -2,9 +2,8 @@
  * Rows for people. Connections and tunnels are copied by orders on their worker, ROWS_PER_ORDER at a time, so that a worker with
  * many connections is never held up for long; counters are read from here.
  */
-#include "chain/inspect.h"
+#include "chain/inspect_int.h"
 #include "base/clean.h"
-#include "chain/daemon.h"
 #include "codec/secret.h"
 #include "net/sock.h"
 #include "obs/access_format.h"
@@ -12,22 +11,6 @@
 #include <string.h>
 #include <time.h>
 #include <unistd.h>
-
-#define ROWS_PER_ORDER 256u
-
-/* a call that timed out still belongs to the worker: whoever comes second frees it */
-struct rows_call {
-	struct call call;
-	_Atomic uint32_t abandoned; /* 0 running, 1 by the poster, 2 finished */
-	uint32_t cursor;
-	uint32_t n;
-	uint64_t arg;
-	bool more;
-	union {
-		struct conn_row conn[ROWS_PER_ORDER];
-		struct tunnel_row tunnel[ROWS_PER_ORDER];
-	} rows;
-};
 
 static void rows_run(struct order *o, void *owner)
 {
@@ -151,7 +134,7 @@ static void tcp_ends(const struct conn *c, struct addr ends[2][2])
 	}
 }
 
-static void conn_fill(const struct conn *c, struct conn_row *r)
+void inspect_conn_fill(const struct conn *c, struct conn_row *r)
 {
 	const struct loop *l = &c->w->loop;
 	const struct leg *s = &c->leg[SRC], *d = &c->leg[DST], *p = s->kind == LEG_STREAM ? s : d;
@@ -202,7 +185,7 @@ static void conns_copy(struct worker *w, struct call *call)
 	while (c->n < ROWS_PER_ORDER && (k = slab_next(&w->conns, &c->cursor)))
 		if (k->state != CONN_CLOSED) {
 			bypass_sync(k);
-			conn_fill(k, &c->rows.conn[c->n++]);
+			inspect_conn_fill(k, &c->rows.conn[c->n++]);
 		}
 	c->more = k != NULL;
 }
@@ -253,8 +236,26 @@ static void tunnels_copy(struct worker *w, struct call *call)
 	c->more = t != NULL;
 }
 
-/* all workers, all batches, appended to one malloc'd array of rows of @size bytes */
-static int collect(struct daemon *d, void (*fn)(struct worker *w, struct call *c), size_t size, void **ret, size_t *ret_n)
+int inspect_one(struct daemon *d, uint32_t i, void (*fn)(struct worker *w, struct call *c), uint64_t arg, void *ret, size_t size)
+{
+	struct rows_call *c = rows_new(fn);
+	int r;
+
+	if (!c)
+		return -ENOMEM;
+	c->arg = arg;
+	r = daemon_call(d, i, &c->call);
+	if (r < 0) {
+		rows_abandon(c, r);
+		return r;
+	}
+	memcpy(ret, &c->rows, size);
+	r = (int)c->n;
+	free(c);
+	return r;
+}
+
+int inspect_collect(struct daemon *d, void (*fn)(struct worker *w, struct call *c), size_t size, void **ret, size_t *ret_n)
 {
 	AUTO_FREE uint8_t *all = NULL;
 	size_t n = 0;
@@ -296,12 +297,12 @@ static int collect(struct daemon *d, void (*fn)(struct worker *w, struct call *c
 
 int inspect_conns(struct daemon *d, struct conn_row **ret, size_t *ret_n)
 {
-	return collect(d, conns_copy, sizeof(**ret), (void **)ret, ret_n);
+	return inspect_collect(d, conns_copy, sizeof(**ret), (void **)ret, ret_n);
 }
 
 int inspect_tunnels(struct daemon *d, struct tunnel_row **ret, size_t *ret_n)
 {
-	return collect(d, tunnels_copy, sizeof(**ret), (void **)ret, ret_n);
+	return inspect_collect(d, tunnels_copy, sizeof(**ret), (void **)ret, ret_n);
 }
 
 static uint64_t get(const _Atomic uint64_t *c)

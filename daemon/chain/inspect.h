@@ -5,6 +5,7 @@
 #pragma once
 #include "base/stats.h"
 #include "base/hist.h"
+#include "chain/recent.h"
 #include "kern/bypass.h"
 #include "kern/capture.h"
 #include "kern/steer.h"
@@ -109,6 +110,13 @@ struct health_row {
 /* rows are malloc'd; caller frees. Return: 0, -ENOMEM, or -ETIMEDOUT when a worker did not answer within a second. */
 int inspect_conns(struct daemon *d, struct conn_row **ret, size_t *ret_n);
 int inspect_tunnels(struct daemon *d, struct tunnel_row **ret, size_t *ret_n);
+/** struct denied_row - equal denials, of all workers together */
+struct denied_row {
+	struct recent_denial d;
+	uint32_t worker; /* of the last */
+};
+/** inspect_denied() - the newest first */
+int inspect_denied(struct daemon *d, struct denied_row **ret, size_t *ret_n);
 /* read from counters, no order needed; rows malloc'd */
 int inspect_listeners(struct daemon *d, struct listener_row **ret, size_t *ret_n);
 int inspect_endpoints(struct daemon *d, struct endpoint_row **ret, size_t *ret_n);

@@ -21,25 +21,8 @@
 
 _Static_assert(sizeof(struct recent_conn) <= 576, "an ended connection is about half a KiB");
 
-static const char *const denial_name[DENIALS] = {
-	[DENIAL_POLICY] = "policy",
-	[DENIAL_DESTINATION] = "destination",
-	[DENIAL_IDENTITY] = "identity",
-	[DENIAL_ROUTE] = "no-route",
-	[DENIAL_LIMIT] = "limit",
-	[DENIAL_RATE] = "rate",
-	[DENIAL_OVERLOAD] = "overload",
-	[DENIAL_PROXY] = "proxy",
-	[DENIAL_PEER] = "peer",
-};
-
 const char *const recent_by[RECENT_BY] = { "src", "dst", "peer", "adit", "both" };
 const char *const recent_mover[RECENT_MOVERS] = { "relay", "splice", "leg", "bypass" };
-
-const char *denial_str(enum denial d)
-{
-	return d < DENIALS ? denial_name[d] : "?";
-}
 
 int recent_init(struct recent *r, uint32_t conns, uint64_t seed)
 {
@@ -207,7 +190,7 @@ static void note_conn(struct conn *c, enum denial kind)
 	char rule[POLICY_RULE_NAME];
 	struct denial_facts f = {
 		.kind = kind,
-		.listener = c->w->d->cfg->listeners[c->stages.id[0]].name,
+		.listener = c->snap->cfg->listeners[c->stages.id[0]].name,
 		.cluster = c->stages.cluster ? c->stages.cluster->name : NULL,
 		.src = &c->src,
 		.dst = c->orig_dst.family != AF_UNSPEC ? &c->orig_dst : NULL,
@@ -258,7 +241,7 @@ const char *recent_text(const struct recent_conn *c, enum recent_text which, cha
 /* listener > listener > cluster:name, without snprintf(), which costs more than all the rest */
 static const char *chain_of(const struct conn *c, char out[128])
 {
-	const struct config *cfg = c->w->d->cfg;
+	const struct config *cfg = c->snap->cfg;
 	char *p = out, *end = out + 127;
 
 	for (uint32_t i = 0; i < c->stages.n + (c->stages.cluster ? 1u : 0u); i++) {
@@ -274,13 +257,13 @@ static const char *chain_of(const struct conn *c, char out[128])
 	return out;
 }
 
-static void pack_texts(struct conn *c, struct recent_conn *r)
+static void pack_texts(const struct conn *c, struct recent_conn *r)
 {
 	struct packing p = { .c = r };
 	const struct leg *d = &c->leg[DST];
 	char chain[128], rule[POLICY_RULE_NAME];
 
-	pack(&p, RT_LISTENER, c->w->d->cfg->listeners[c->stages.id[0]].name, 40);
+	pack(&p, RT_LISTENER, c->snap->cfg->listeners[c->stages.id[0]].name, 40);
 	pack(&p, RT_CHAIN, chain_of(c, chain), 120);
 	pack(&p, RT_POLICY, judge_name(c, rule), 60);
 	pack(&p, RT_WHY, c->why, 140);
@@ -291,18 +274,12 @@ static void pack_texts(struct conn *c, struct recent_conn *r)
 	pack(&p, RT_MOVER_WHY, c->open_us ? conn_mover_why(c) : NULL, 80);
 }
 
-static void remember(struct conn *c, struct recent_ring *ring)
+void recent_facts(const struct conn *c, struct recent_conn *r)
 {
-	const struct loop *l = &c->w->loop;
 	const char *ended_by = ending_by(c), *moved_by = conn_mover(c);
+	const struct loop *l = &c->w->loop;
 	const struct leg *s = &c->leg[SRC], *d = &c->leg[DST];
-	struct recent_conn *r;
 
-	if (!ring->size)
-		return;
-	r = &ring->c[ring->next];
-	ring->next = (ring->next + 1) % ring->size;
-	ring->n = ring->n < ring->size ? ring->n + 1 : ring->n;
 	*r = (struct recent_conn){
 		.id = c->id,
 		.end_us = l->now_us + l->real_offset_us,
@@ -316,6 +293,8 @@ static void remember(struct conn *c, struct recent_ring *ring)
 		.dst = c->dst,
 		.open_us = c->open_us ? cut32(max_u64(c->open_us - c->start_us, 1)) : 0,
 		.queue_us = cut32(c->queue_us),
+		.begun_us = c->connect_us ? cut32(max_u64(c->connect_us - c->start_us, 1)) : 0,
+		.stuck_ms = { leg_stuck_ms(s, l->now_ms), leg_stuck_ms(d, l->now_ms) },
 		.tunnel_in = s->who ? s->who->tunnel : 0,
 		.stream_in = s->sid,
 		.tunnel_out = d->who ? d->who->tunnel : 0,
@@ -326,11 +305,21 @@ static void remember(struct conn *c, struct recent_ring *ring)
 		.tries = c->tries,
 		.n_via = c->n_via,
 	};
+	memcpy(r->at, c->at, sizeof(r->at));
 	for (uint8_t i = 0; i < ARRAY_LEN(recent_by); i++)
 		r->by = strcmp(recent_by[i], ended_by) ? r->by : i;
 	for (uint8_t i = 0; i < ARRAY_LEN(recent_mover); i++)
 		r->mover = strcmp(recent_mover[i], moved_by) ? r->mover : i;
 	pack_texts(c, r);
+}
+
+static void remember(const struct conn *c, struct recent_ring *ring)
+{
+	if (!ring->size)
+		return;
+	recent_facts(c, &ring->c[ring->next]);
+	ring->next = (ring->next + 1) % ring->size;
+	ring->n = ring->n < ring->size ? ring->n + 1 : ring->n;
 }
 
 void recent_end(struct conn *c)

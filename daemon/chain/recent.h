@@ -30,7 +30,22 @@ enum denial {
 	DENIAL_PEER,	    /* the peer agent said 401 or 403 */
 	DENIALS
 };
-const char *denial_str(enum denial d); /* "policy", "identity", ... */
+static inline const char *denial_str(enum denial d)
+{
+	static const char *const name[DENIALS] = {
+		[DENIAL_POLICY] = "policy",
+		[DENIAL_DESTINATION] = "destination",
+		[DENIAL_IDENTITY] = "identity",
+		[DENIAL_ROUTE] = "no-route",
+		[DENIAL_LIMIT] = "limit",
+		[DENIAL_RATE] = "rate",
+		[DENIAL_OVERLOAD] = "overload",
+		[DENIAL_PROXY] = "proxy",
+		[DENIAL_PEER] = "peer",
+	};
+
+	return d < DENIALS ? name[d] : "?";
+}
 
 /** struct denial_facts - what is known when it happens; copied. Pointers may be NULL. */
 struct denial_facts {
@@ -58,11 +73,10 @@ struct recent_denial {
 	char listener[48], cluster[48], principal[192], authority[128], policy[96], why[RECENT_WHY];
 };
 
-/* when things were reached, after the start of a connection */
+/* when things were reached, after the start of a connection; conn_phase() notes it */
 enum phase {
 	AT_ROUTED, /* the chain is known and the policies have decided; before: its PROXY header */
 	AT_NAMED,  /* the endpoint's address is known; before: DNS */
-	AT_BEGUN,  /* connect() called, or CONNECT sent; before: waiting for a tunnel */
 	AT_FIRST,  /* first byte of the destination */
 	PHASES
 };
@@ -76,7 +90,8 @@ struct recent_conn {
 	uint64_t id, end_us /* CLOCK_REALTIME */, start_us, duration_us;
 	uint64_t bytes[2], bypassed, spliced;
 	struct addr src, orig_dst, dst;
-	uint32_t at[PHASES], open_us, queue_us; /* microseconds after the start; queue_us: waited for a tunnel. 0: never */
+	/* microseconds after the start, 0: never. begun: connect() called, or CONNECT sent, the last time; queue: how long it waited for a tunnel */
+	uint32_t at[PHASES], begun_us, open_us, queue_us;
 	uint32_t stuck_ms[2];			/* so long the leg could not be written */
 	uint32_t tunnel_in, stream_in, tunnel_out, stream_out;
 	uint16_t status, worker;
@@ -111,6 +126,8 @@ void recent_finish(struct recent *r); /* zeroed memory is fine */
 
 /** recent_end() - @c has ended: remembered, and noted as a denial if it was one. From conn_end(). */
 void recent_end(struct conn *c);
+/** recent_facts() - what would be remembered of @c if it ended now */
+void recent_facts(const struct conn *c, struct recent_conn *ret);
 /** recent_text() - Return: the text of @c, in @out. */
 const char *recent_text(const struct recent_conn *c, enum recent_text which, char out[RECENT_TEXT]);
 /** recent_each() - walk the ended ones: *i from 0 on. Return: the next, or NULL. */

@@ -99,6 +99,7 @@ static ssize_t leg_write(struct conn *c, struct leg *to, const struct iovec *iov
 	}
 	if (errno == EAGAIN || errno == EINTR) {
 		to->writable = false;
+		leg_stuck(c, to);
 		return 0;
 	}
 	if (errno == EACCES && to->mapped) { /* its application has redirected bytes unread: bypass_hold_legs() */
@@ -123,8 +124,10 @@ static void queue_flush(struct conn *c, struct leg *to)
 
 		if (r < 0)
 			return;
-		if ((size_t)r < v.iov_len)
+		if ((size_t)r < v.iov_len) {
 			to->writable = false; /* an edge follows */
+			leg_stuck(c, to);
+		}
 		queued(c, -r);
 		buf_take(&to->q, (size_t)r);
 		moved(c, from->side, (size_t)r);
@@ -184,6 +187,7 @@ static void pump(struct conn *c, struct leg *from)
 		done += (size_t)n;
 		if (w < n) {
 			to->writable = false;
+			leg_stuck(c, to);
 			if (queue_add(c, to, buf + w, (size_t)(n - w)) < 0)
 				return;
 		}
@@ -233,6 +237,7 @@ ssize_t relay_pull(struct conn *c, int side, uint8_t *dst, size_t max, bool *ret
 
 	if (c->state == CONN_CLOSED || to->out_done)
 		return -EAGAIN;
+	leg_moves(c, to);
 	if (c->early) {
 		max = min_u64(max, early_room(c));
 		if (!max && (to->q.len || !from->in_done))
@@ -248,6 +253,7 @@ ssize_t relay_pull(struct conn *c, int side, uint8_t *dst, size_t max, bool *ret
 		stats_add(&c->w->loop.stats, ST_COPIED_BYTES, (uint64_t)n);
 		moved(c, from->side, (size_t)n);
 		credit(from, (size_t)n);
+		leg_pulled(c, to, (size_t)n, max);
 		return n;
 	}
 	if (!from->in_done && from->kind == LEG_SOCK && from->readable) {
@@ -257,6 +263,7 @@ ssize_t relay_pull(struct conn *c, int side, uint8_t *dst, size_t max, bool *ret
 				return -EAGAIN;
 			splice_saw(c, from, (size_t)n);
 			moved(c, from->side, (size_t)n);
+			leg_pulled(c, to, (size_t)n, max);
 			return n;
 		}
 		if (n < 0)
@@ -341,8 +348,10 @@ static void batch_conn(struct conn *c)
 			return;
 		moved(c, from->side, (size_t)r);
 		credit(from, (size_t)r);
-		if ((size_t)r < total)
+		if ((size_t)r < total) {
 			to->writable = false;
+			leg_stuck(c, to);
+		}
 		left = (size_t)r;
 		for (int i = 0; i < n; i++, k = w->chunks[k].next) {
 			if (left >= v[i].iov_len) {
@@ -479,6 +488,7 @@ void relay_event(struct conn *c, int side, uint32_t events)
 		g->readable = true;
 	if (events & EPOLLOUT) {
 		g->writable = true;
+		leg_moves(c, g);
 		if (c->state == CONN_OPEN) {
 			queue_flush(c, g);
 			if (c->state == CONN_OPEN && peer_of(c, g)->kind == LEG_SOCK && peer_of(c, g)->readable)

@@ -11,10 +11,19 @@ static inline struct leg *peer_of(struct conn *c, const struct leg *g)
 static inline void moved(struct conn *c, int from, size_t n)
 {
 	c->bytes[from] += n;
+	if (from == DST && !c->at[AT_FIRST])
+		conn_phase(c, AT_FIRST);
 	if (c->turn != from)
 		bypass_turn(c, from);
 	c->last_ms = c->w->loop.now_ms;
 	report_bytes(c);
+}
+
+/* @n bytes of @max were handed to the session, and there may be more: does the peer's window, or the tunnel's, end with them? */
+static inline void leg_pulled(struct conn *c, struct leg *to, size_t n, size_t max)
+{
+	if (n == max && h2_window(&to->s) <= n)
+		leg_stuck(c, to);
 }
 
 /* credit for bytes that came from a stream and have left (or never will) */

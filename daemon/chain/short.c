@@ -34,15 +34,14 @@ static bool listens(const struct cfg_listener *l, const struct addr *to)
 	       (addr_eq(&l->address, to) || wildcard(&l->address));
 }
 
-static const struct cfg_listener *listener_at(const struct conn *c, const struct addr *to)
+static const struct cfg_listener *listener_at(const struct worker *w, const struct config *cfg, const struct addr *to)
 {
-	const struct config *cfg = c->snap->cfg;
 	const struct cfg_listener *found = NULL;
 
 	for (uint32_t i = 0; i < cfg->n_listeners; i++) {
 		const struct cfg_listener *l = &cfg->listeners[i];
 
-		if (!listens(l, to) || c->w->listeners[l->slot]->fd < 0)
+		if (!listens(l, to) || !w->listeners[l->slot] || w->listeners[l->slot]->fd < 0)
 			continue;
 		if (addr_eq(&l->address, to)) /* the kernel, too, prefers it to a wildcard */
 			return l;
@@ -59,17 +58,16 @@ static bool valid_now(const struct worker *w, const struct tls_ctx *t)
 }
 
 /* would the handshake succeed, as far as it can be told? What the listener's `accept` says comes later, with an answer of its own. */
-static bool would_trust(const struct conn *c, const struct cfg_cluster *cl, const struct cfg_listener *l)
+static bool would_trust(const struct worker *w, const struct snapshot *snap, const struct cfg_cluster *cl, const struct cfg_listener *l)
 {
-	const struct worker *w = c->w;
 	struct tls_ctx *us, *them;
 
 	if (!cl->tls || !l->tls)
 		return cl->tls == l->tls;
 	if (!cl->identity || !l->identity || !same_name(cl->identity->ca, l->identity->ca))
 		return false;
-	us = snapshot_tls(c->snap, cl->identity);
-	them = snapshot_tls(c->snap, l->identity);
+	us = snapshot_tls(snap, cl->identity);
+	them = snapshot_tls(snap, l->identity);
 	return valid_now(w, us) && valid_now(w, them) && tls_id_check(us, tls_ctx_id(them), cl->expect_ids, cl->n_expect_ids, NULL) == 0;
 }
 
@@ -144,17 +142,39 @@ static void go_on(struct conn *c, const struct cfg_listener *l, const struct add
 	metadata_put(md);
 }
 
-bool short_way(struct conn *c, const struct addr *to)
+const struct cfg_listener *short_listener(const struct worker *w, const struct snapshot *snap, const struct cfg_cluster *cl, const struct addr *to,
+					  const char **ret_why)
 {
-	struct worker *w = c->w;
-	const struct cfg_cluster *cl = c->stages.cluster;
 	const struct cfg_listener *l;
 
-	if (cl->local != LOCAL_SHORT || cl->netns || c->n_via == SHORT_MAX || !w->d->kernel.local || addr_is_loopback(to))
-		return false;
-	l = listener_at(c, to); /* usually none: cheaper than the look at the node's addresses */
-	if (!l || !local_has(w->d->kernel.local, to) || !would_trust(c, cl, l))
-		return false;
-	go_on(c, l, to);
-	return true;
+	*ret_why = "";
+	if (addr_is_loopback(to))
+		*ret_why = "the endpoint is a loopback address, which is dialled as it is";
+	else if (cl->local != LOCAL_SHORT)
+		*ret_why = "the cluster says local: tunnel";
+	else if (cl->netns)
+		*ret_why = "the cluster dials from another network namespace";
+	else if (!w->d->kernel.local)
+		*ret_why = "the addresses of this node are not known (aditctl kernel: netlink)";
+	if (**ret_why)
+		return NULL;
+	l = listener_at(w, snap->cfg, to); /* usually none: cheaper than the look at the node's addresses */
+	if (!l)
+		*ret_why = "no tunnel listener of this node listens there";
+	else if (!local_has(w->d->kernel.local, to))
+		*ret_why = "the endpoint is another node";
+	else if (!would_trust(w, snap, cl, l))
+		*ret_why = "a handshake has to tell whether the listener and the cluster trust each other";
+	return **ret_why ? NULL : l;
+}
+
+bool short_way(struct conn *c, const struct addr *to)
+{
+	const struct cfg_listener *l;
+	const char *why;
+
+	l = c->n_via < SHORT_MAX ? short_listener(c->w, c->snap, c->stages.cluster, to, &why) : NULL;
+	if (l)
+		go_on(c, l, to);
+	return l != NULL;
 }

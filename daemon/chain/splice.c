@@ -76,6 +76,7 @@ int splice_flush(struct conn *c, struct leg *to)
 
 	if (n == -EAGAIN) {
 		to->writable = false;
+		leg_stuck(c, to);
 		return 0;
 	}
 	if (n < 0) {
@@ -84,10 +85,12 @@ int splice_flush(struct conn *c, struct leg *to)
 	}
 	leg_trace(c, to, TRACE_WRITE, n, "by splice");
 	stats_add(&l->stats, ST_APP_TX_BYTES, (uint64_t)n);
-	if (to->pipe->len)
+	if (to->pipe->len) {
 		to->writable = false; /* an edge follows */
-	else
+		leg_stuck(c, to);
+	} else {
 		pipe_put(l, TAKE(to->pipe));
+	}
 	c->spliced[from->side] += (uint64_t)n;
 	moved(c, from->side, (size_t)n);
 	credit(from, (size_t)n);
@@ -144,6 +147,7 @@ ssize_t splice_pull(struct conn *c, int side, size_t max, struct pipe **ret)
 
 	if (c->state != CONN_OPEN || to->out_done || leg_waits(to) || from->in_done || !from->readable || !due(c, from))
 		return -EAGAIN;
+	leg_moves(c, to);
 	p = pipe_get(l);
 	if (!p) {
 		from->bulk = 0;
@@ -157,6 +161,7 @@ ssize_t splice_pull(struct conn *c, int side, size_t max, struct pipe **ret)
 	splice_saw(c, from, (size_t)n);
 	c->spliced[from->side] += (uint64_t)n;
 	moved(c, from->side, (size_t)n);
+	leg_pulled(c, to, (size_t)n, max);
 	*ret = p;
 	return n;
 }

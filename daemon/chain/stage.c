@@ -37,15 +37,12 @@ static struct slice authority_of(const struct stage_context *ctx, char room[ADDR
 	return (struct slice){room, strlen(room)};
 }
 
-static void ask_begin(struct asking *q, const struct stage_context *ctx, const struct cfg_listener *first)
+void stages_input(const struct stage_context *ctx, const struct cfg_listener *first, char room[ADDR_STR], struct policy_input *ret)
 {
 	struct policy_input in = {.source = ctx->src, .destination = ctx->in.addr, .port = ctx->in.port, .listener = first->id, .md = ctx->in.md};
 	size_t n = ctx->principal ? strlen(ctx->principal) : 0;
 	struct spiffe id;
 
-	q->ctx = ctx;
-	if (!ctx->policies)
-		return;
 	/* what is no SPIFFE id proves nothing */
 	if (n && spiffe_parse(ctx->principal, n, &id, NULL) == 0) {
 		in.principal = (struct slice){ctx->principal, n};
@@ -53,7 +50,18 @@ static void ask_begin(struct asking *q, const struct stage_context *ctx, const s
 		in.ns = id.ns;
 		in.sa = id.sa;
 	}
-	in.authority = authority_of(ctx, q->authority);
+	in.authority = authority_of(ctx, room);
+	*ret = in;
+}
+
+static void ask_begin(struct asking *q, const struct stage_context *ctx, const struct cfg_listener *first)
+{
+	struct policy_input in;
+
+	q->ctx = ctx;
+	if (!ctx->policies)
+		return;
+	stages_input(ctx, first, q->authority, &in);
 	policy_look(ctx->policies, &in, &q->facts);
 }
 

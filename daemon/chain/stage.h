@@ -30,6 +30,9 @@ struct stage_context {
 	void *judged_arg;
 };
 
+/** stages_input() - what policies are asked with for @ctx that entered by @first; refers to both and to @room */
+void stages_input(const struct stage_context *ctx, const struct cfg_listener *first, char room[ADDR_STR], struct policy_input *ret);
+
 enum stage_verdict { STAGE_GO, STAGE_NO_ROUTE, STAGE_DENIED, STAGE_LOOP };
 
 /** stages_resolve() - from listener @first, where the connection entered, to the cluster; as far as policies let it */

@@ -4,7 +4,6 @@
 #pragma once
 #include "base/log.h"
 #include "chain/conn.h"
-#include "chain/recent.h"
 #include "chain/slots.h"
 #include "net/dns.h"
 #include "net/netns.h"
@@ -127,3 +126,33 @@ struct endpoint *endpoint_new(const struct cfg_endpoint *e, const struct cfg_clu
 bool endpoint_is(const struct endpoint *ep, const struct cfg_endpoint *e);
 struct endpoint *endpoint_get(struct endpoint *ep);
 void endpoint_put(struct endpoint *ep); /* NULL is fine */
+
+/* ---- what `aditctl conn explain` wants to know ---- */
+
+/** conn_phase() - it has got there now, if it had not before */
+static inline void conn_phase(struct conn *c, enum phase p)
+{
+	uint64_t us = c->w->loop.now_us - c->start_us;
+
+	if (!c->at[p])
+		c->at[p] = us ? us > UINT32_MAX ? UINT32_MAX : (uint32_t)us : 1;
+}
+
+/*
+ * How long a leg could not be written although there was something for it: a full socket, a stream without window. Twice the milliseconds,
+ * plus one while it is stuck; then the clock has been taken off. 24 days, modulo.
+ */
+static inline void leg_stuck(struct conn *c, struct leg *g)
+{
+	if (!(g->stuck & 1))
+		g->stuck = (g->stuck - 2 * (uint32_t)c->w->loop.now_ms) | 1;
+}
+static inline void leg_moves(struct conn *c, struct leg *g)
+{
+	if (g->stuck & 1)
+		g->stuck = (g->stuck & ~1u) + 2 * (uint32_t)c->w->loop.now_ms;
+}
+static inline uint32_t leg_stuck_ms(const struct leg *g, uint64_t now_ms)
+{
+	return ((g->stuck & ~1u) + (g->stuck & 1 ? 2 * (uint32_t)now_ms : 0)) / 2;
+}

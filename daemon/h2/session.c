@@ -404,6 +404,15 @@ bool h2_may_reset_early(struct h2 *h)
 	return h->early_rst++ < EARLY_RST_S;
 }
 
+size_t h2_window(const struct h2_stream *s)
+{
+	int32_t own = s->id ? nghttp2_session_get_stream_remote_window_size(s->h->ng, s->id) : 0;
+	int32_t all = s->id ? nghttp2_session_get_remote_window_size(s->h->ng) : 0;
+	int32_t n = own < all ? own : all;
+
+	return n > 0 ? (size_t)n : 0;
+}
+
 uint32_t h2_peer_max_streams(const struct h2 *h)
 {
 	return nghttp2_session_get_remote_settings(h->ng, NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS);

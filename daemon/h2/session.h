@@ -158,6 +158,7 @@ void h2_window_check(struct h2 *h);
 bool h2_may_reset_early(struct h2 *h);
 /** h2_room() - client: how many more streams the peer's settings allow */
 uint32_t h2_room(const struct h2 *h);
+size_t h2_window(const struct h2_stream *s); /* bytes that may be sent on it now: the peer's windows, the stream's and the session's */
 uint32_t h2_peer_max_streams(const struct h2 *h);
 /** h2_ping() - pong() gets the time of sending, and whether it was a @fence */
 void h2_ping(struct h2 *h, bool fence);

@@ -279,3 +279,59 @@ const struct cfg_route *route_find(const struct cfg_listener *l, const struct ro
 		return r;
 	return find_from(l, in, 0);
 }
+
+/* ---- for people */
+
+static const char *kind_words(const struct cfg_match *m)
+{
+	switch (m->kind) {
+	case MATCH_EXACT: return "";
+	case MATCH_PREFIX: return "a beginning with ";
+	case MATCH_SUFFIX: return "an end with ";
+	case MATCH_REGEX: return "what matches ";
+	case MATCH_PRESENT: return "any";
+	}
+	return "";
+}
+
+static void say_text(char out[ROUTE_WHY], const char *what, const struct cfg_match *m, struct slice has)
+{
+	const char *want = m->text ? m->text : "";
+
+	if (has.p)
+		snprintf(out, ROUTE_WHY, "%.64s is '%.*s'; it wants %s%s%.80s", what, (int)(has.n < 64 ? has.n : 64), has.p,
+			 m->invert ? "not " : "", kind_words(m), want);
+	else
+		snprintf(out, ROUTE_WHY, "there is no %.64s; it wants %s%s%.80s", what, m->invert ? "not " : "", kind_words(m), want);
+}
+
+bool route_why(const struct cfg_route *r, const struct route_input *in, char out[ROUTE_WHY])
+{
+	struct folded authority;
+	struct lookup header;
+
+	out[0] = '\0';
+	header.name = NULL;
+	if (r->port && r->port != in->port) {
+		snprintf(out, ROUTE_WHY, "port is %u; it wants %u", in->port, r->port);
+		return false;
+	}
+	if (r->n_cidr && !networks_match(r, in)) {
+		snprintf(out, ROUTE_WHY, in->addr.family == AF_UNSPEC ? "a name is asked for; its networks take addresses only" :
+									"the address is in none of its networks");
+		return false;
+	}
+	if (r->authority) {
+		fold(&authority, in->authority);
+		if (!authority_match(r->authority, &authority)) {
+			say_text(out, "authority", r->authority, authority.all);
+			return false;
+		}
+	}
+	for (uint32_t k = 0; k < r->n_headers; k++)
+		if (!header_match(&r->headers[k], in, &header)) {
+			say_text(out, r->headers[k].name, &r->headers[k].match, header.value);
+			return false;
+		}
+	return true;
+}

@@ -24,6 +24,12 @@ struct route_input {
  */
 const struct cfg_route *route_find(const struct cfg_listener *l, const struct route_input *in);
 /**
+ * route_why() - for people: why does @r not take it? A sentence in @out, "" when it does.
+ * Return: does it?
+ */
+#define ROUTE_WHY 256u
+bool route_why(const struct cfg_route *r, const struct route_input *in, char out[ROUTE_WHY]);
+/**
  * match_text() - one string match; @s.p NULL means absent (only `present: invert` and inverted matches say yes)
  * A regex must match the whole text. One that exceeds its limits (steps, 4096 bytes of text) says no, inverted or not.
  */

@@ -450,3 +450,33 @@ uint32_t pool_tunnels(const struct pool *p)
 		n += e->n;
 	return n;
 }
+
+void pool_look(const struct pool *p, const struct addr *to, struct pool_look *ret)
+{
+	const struct pool_peer *e;
+	const struct tunnel *t;
+
+	*ret = (struct pool_look){ .may_dial = true };
+	LIST_FOREACH(e, &p->peers, link)
+		if (addr_eq(&e->to, to))
+			break;
+	if (!e)
+		return;
+	for (uint32_t i = 0; i < e->n; i++) {
+		t = e->t[i];
+		ret->open += t->state == TUNNEL_OPEN;
+		ret->opening += t->state < TUNNEL_OPEN;
+		ret->draining += t->state == TUNNEL_DRAINING;
+		ret->streams += t->state == TUNNEL_OPEN ? t->h2.streams : 0;
+		ret->room += room(e, t);
+	}
+	t = fullest(e);
+	if (t) {
+		ret->takes = t->id;
+		ret->takes_streams = t->h2.streams;
+		ret->takes_room = room(e, t);
+	}
+	ret->queued = e->queued;
+	ret->may_dial = e->n < p->cluster->pool.max_tunnels;
+	ret->why = e->why;
+}

@@ -66,5 +66,16 @@ void pool_tunnel_gone(struct pool_peer *e, struct tunnel *t, int error);
 void pool_replace(struct pool_peer *e); /* stale ones want another: dial, if none is coming */
 void pool_fence_passed(struct pool_peer *e); /* the fence's PING was answered */
 void pool_drain(struct pool *p); /* all tunnels close once empty */
+/** struct pool_look - what a stream to an address would meet now; nothing is changed */
+struct pool_look {
+	uint32_t open, opening, draining; /* tunnels */
+	uint32_t streams, room;		  /* of the open ones together */
+	uint32_t takes;			  /* number of the one that would take the next stream; 0: none */
+	uint32_t takes_streams, takes_room;
+	uint32_t queued;
+	bool may_dial;			  /* another tunnel is allowed */
+	struct err why;			  /* why the last dial failed; "" */
+};
+void pool_look(const struct pool *p, const struct addr *to, struct pool_look *ret);
 uint32_t pool_queued(const struct pool *p);
 uint32_t pool_tunnels(const struct pool *p);

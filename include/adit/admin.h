@@ -17,6 +17,9 @@
 #define ADIT_API_CONNS	      "/v1/conns"  /* ?limit= &listener= &peer= */
 #define ADIT_API_CONN	      "/v1/conns/" /* and the id; GET, DELETE */
 #define ADIT_API_LIMITS	      "/v1/limits" /* ?limit= */
+#define ADIT_API_EXPLAIN      "/v1/explain"  /* ?src= &dst= &listener= &principal= &authority= &header=K=V... &metadata=K=V... */
+#define ADIT_API_EXPLAIN_CONN "/v1/explain/" /* and the id */
+#define ADIT_API_DENIED	      "/v1/denied"   /* ?limit= &listener= &since_ms= */
 #define ADIT_API_STATS	      "/v1/stats"  /* ?match=GLOB */
 #define ADIT_API_KERNEL	      "/v1/kernel"
 #define ADIT_API_KERNEL_BYPASS "/v1/kernel/bypass"

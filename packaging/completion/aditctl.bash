@@ -10,7 +10,7 @@ _aditctl_names()	# JSON-KEY COMMAND...: values of a member, as the running daemo
 _aditctl()
 {
 	local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]}
-	local commands='status listener chain cluster tunnel conn policy audit kernel limits stats log-level config reload drain metrics version help'
+	local commands='status listener chain cluster tunnel conn policy audit denied kernel limits stats log-level config reload drain metrics version help'
 	local options='--socket --output --help' command='' sub='' i
 	local -a socket=()
 
@@ -18,7 +18,7 @@ _aditctl()
 	for ((i = 1; i < COMP_CWORD; i++)); do
 		case ${COMP_WORDS[i]} in
 		-s|--socket) socket=(-s "${COMP_WORDS[++i]}") ;;
-		-o|--output|-n|--limit|-l|--listener|-p|--peer|--within|-f|--file|-c|--config|--if-generation) i=$((i + 1)) ;;
+		-o|--output|-n|--limit|-l|--listener|-p|--peer|--within|-f|--file|-c|--config|--if-generation|--src|--dst|--principal|--authority|--header|--metadata|--since) i=$((i + 1)) ;;
 		-*) ;;
 		*) if [ -z "$command" ]; then command=${COMP_WORDS[i]}; elif [ -z "$sub" ]; then sub=${COMP_WORDS[i]}; fi ;;
 		esac
@@ -28,15 +28,16 @@ _aditctl()
 	-o|--output) COMPREPLY=($(compgen -W 'table wide json' -- "$cur")); return ;;
 	-f|--file|-c|--config) compopt -o default; return ;;
 	-l|--listener) COMPREPLY=($(compgen -W "$(_aditctl_names name listener)" -- "$cur")); return ;;
-	-n|--limit|-p|--peer|--within|--if-generation) return ;;
+	-n|--limit|-p|--peer|--within|--if-generation|--src|--dst|--principal|--authority|--header|--metadata|--since) return ;;
 	esac
 	case $command in
 	status|listener|cluster|kernel|stats) options+=' --watch' ;;
 	limits) options+=' --watch --limit' ;;
 	tunnel) options+=' --watch --limit --peer' ;;
 	conn) options+=' --watch --limit --listener --peer' ;;
+	denied) options+=' --limit --since --listener --follow' ;;
 	drain) options+=' --within --no-wait' ;;
-	policy) options+=' --watch --file --prune --dry-run --if-generation --config' ;;
+	policy) options+=' --watch --file --prune --dry-run --if-generation --config --src --dst --listener --principal --authority --header --metadata' ;;
 	audit) options+=' --limit' ;;
 	esac
 	if [[ $cur == -* ]]; then
@@ -46,9 +47,9 @@ _aditctl()
 	case $command/$sub in
 	/) COMPREPLY=($(compgen -W "$commands" -- "$cur")) ;;
 	help/) COMPREPLY=($(compgen -W "$commands" -- "$cur")) ;;
-	conn/) COMPREPLY=($(compgen -W 'list show kill' -- "$cur")) ;;
-	conn/show|conn/kill) COMPREPLY=($(compgen -W "$(_aditctl_names id conn list)" -- "$cur")) ;;
-	policy/) COMPREPLY=($(compgen -W 'list get apply delete diff test' -- "$cur")) ;;
+	conn/) COMPREPLY=($(compgen -W 'list show explain kill' -- "$cur")) ;;
+	conn/show|conn/explain|conn/kill) COMPREPLY=($(compgen -W "$(_aditctl_names id conn list)" -- "$cur")) ;;
+	policy/) COMPREPLY=($(compgen -W 'list get apply delete diff test explain' -- "$cur")) ;;
 	policy/get|policy/delete) COMPREPLY=($(compgen -W "$(_aditctl_names name policy list)" -- "$cur")) ;;
 	policy/test) compopt -o default ;;
 	kernel/) COMPREPLY=($(compgen -W 'bypass' -- "$cur")) ;;

@@ -419,3 +419,4 @@ int inspect_bypass(struct daemon *d, bool on)
 	d->switched = on ? 1 : 2;
 	return 0;
 }
+#include "unit/fake_explain.h"

@@ -226,7 +226,7 @@ static void wrong_command_lines_are_explained(void **state)
 	says(CTL_USAGE, "status --watch=x", "--watch=x: want seconds");
 	says(CTL_USAGE, "conn show", "show: want one connection id");
 	says(CTL_USAGE, "conn kill seven", "'seven' is no connection id");
-	says(CTL_USAGE, "conn drop 7", "'drop': want list, show ID or kill ID");
+	says(CTL_USAGE, "conn drop 7", "'drop': want list, show ID, explain ID or kill ID");
 	says(CTL_USAGE, "conn show 7 --watch", "--watch is for the list");
 	says(CTL_USAGE, "kernel bypass", "bypass: want on or off");
 	says(CTL_USAGE, "kernel bypass maybe", "bypass: want on or off");

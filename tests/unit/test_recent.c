@@ -128,12 +128,13 @@ static void the_oldest_goes_when_all_are_rare(void **state)
 static struct cfg_listener listener = {.name = "outbound"};
 static struct cfg_cluster cluster = {.name = "to-b", .type = CLUSTER_TUNNEL};
 static struct config cfg = {.listeners = &listener, .n_listeners = 1};
-static struct daemon d = {.cfg = &cfg};
+static struct snapshot snap = {.cfg = &cfg};
+static struct daemon d = {.snap = &snap};
 static struct worker w = {.d = &d};
 
 static struct conn conn_of(uint64_t id, enum ending e, bool open)
 {
-	struct conn c = {.w = &w, .id = id, .ending = (uint8_t)e, .start_us = 5, .open_us = open ? 9 : 0};
+	struct conn c = {.w = &w, .snap = &snap, .id = id, .ending = (uint8_t)e, .start_us = 5, .open_us = open ? 9 : 0};
 
 	c.state = CONN_CLOSED;
 	c.stages.n = 1;

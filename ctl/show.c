@@ -61,6 +61,16 @@ static void put_kernel(struct text *out, const json_t *o)
 	text_add(out, json_array_size(missing) ? " (aditctl kernel says why)\n" : "\n");
 }
 
+static void put_config(struct text *out, const json_t *o)
+{
+	const json_t *c = json_object_get(o, "config");
+
+	text_addf(out, "config       %" PRIu64 " listeners, %" PRIu64 " clusters; generation %" PRIu64 "\n", js_u64(o, "listeners"),
+		  js_u64(o, "clusters"), js_u64(c, "generation"));
+	if (*js_str(c, "refused_why"))
+		text_addf(out, "REFUSED      the last change, all is as before: %s\n", js_str(c, "refused_why"));
+}
+
 int cmd_status(struct ctl *c)
 {
 	struct text out = {0};
@@ -77,8 +87,7 @@ int cmd_status(struct ctl *c)
 					 : "starting",
 		  js_time(o, "uptime_us"), js_u64(o, "pid"), js_u64(o, "workers"));
 	put_kernel(&out, json_object_get(o, "kernel"));
-	text_addf(&out, "config       %" PRIu64 " listeners, %" PRIu64 " clusters\n", js_u64(o, "listeners"),
-		  js_u64(o, "clusters"));
+	put_config(&out, o);
 	text_addf(&out, "connections  %" PRIu64 "\n", js_u64(o, "connections"));
 	text_addf(&out, "tunnels      %" PRIu64 " in, %" PRIu64 " out, %" PRIu64 " streams\n", js_u64(o, "tunnels_in"),
 		  js_u64(o, "tunnels_out"), js_u64(o, "streams"));

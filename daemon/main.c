@@ -280,9 +280,10 @@ static bool tick_due(void)
 static void serve(struct program *p, int sfd)
 {
 	AUTO_FD ep = epoll_create1(EPOLL_CLOEXEC);
-	int afd = admin_fd(p->admin), kfd = kernel_fd(&p->d->kernel);
+	int afd = admin_fd(p->admin), kfd = kernel_fd(&p->d->kernel), wfd = control_watch_fd(&p->ctl);
 
-	if (ep < 0 || watch(ep, sfd) || watch(ep, p->d->drained_fd) || (afd >= 0 && watch(ep, afd)) || (kfd >= 0 && watch(ep, kfd))) {
+	if (ep < 0 || watch(ep, sfd) || watch(ep, p->d->drained_fd) || (afd >= 0 && watch(ep, afd)) || (kfd >= 0 && watch(ep, kfd)) ||
+	    (wfd >= 0 && watch(ep, wfd))) {
 		log_err(LA_MAIN, "epoll: %s", strerror(errno));
 		return;
 	}
@@ -302,6 +303,8 @@ static void serve(struct program *p, int sfd)
 		health_hold(&p->d->health);
 		if (got < 1)
 			continue;
+		if (ev.data.fd == wfd)
+			control_watch_run(&p->ctl);
 		if (ev.data.fd == kfd)
 			kernel_run(&p->d->kernel);
 		if (ev.data.fd == sfd && !on_signal(p, sfd))
@@ -355,6 +358,8 @@ static int run(struct program *p, struct snapshot *first)
 		admin_set_policies(p->admin, &policy_ops);
 		r = daemon_start(p->d, &e);
 	}
+	if (r == 0)
+		control_start(&p->ctl, p->d);
 	if (r < 0 || !p->d) {
 		log_err(LA_MAIN, "%s", e.msg);
 	} else {

@@ -68,6 +68,14 @@ void api_status(struct api *a, const struct api_req *req, struct api_answer *ans
 	json_u64(&j, "workers", s.workers);
 	json_bool(&j, "ready", s.ready);
 	json_bool(&j, "draining", s.draining);
+	json_open(&j, "config", '{');
+	json_u64(&j, "generation", s.generation);
+	json_u64(&j, "changed_us", s.changed_us);
+	json_u64(&j, "changes", s.changes);
+	json_u64(&j, "refused", s.refused);
+	json_str(&j, "refused_why", or_null(s.refused_why));
+	json_u64(&j, "snapshots", s.snapshots);
+	json_close(&j, '}');
 	json_u64(&j, "listeners", c ? c->n_listeners : 0);
 	json_u64(&j, "clusters", c ? c->n_clusters : 0);
 	json_u64(&j, "connections", s.connections);

@@ -30,6 +30,13 @@ static void add_status(struct text *t, const struct status_row *s)
 	add_gauge(t, "adit_ready", "1 when listeners are open and the daemon is not draining",
 		  s->ready && !s->draining);
 	add_gauge(t, "adit_draining", "1 while the daemon drains", s->draining);
+	add_gauge(t, "adit_config_generation", "number of the configuration in force; 1 at the start", s->generation);
+	add_gauge(t, "adit_config_snapshots", "configurations that connections still use, the one in force included", s->snapshots);
+	add_gauge(t, "adit_config_last_refused", "1 when the last change of the configuration was refused", *s->refused_why != 0);
+	metrics_family(t, "adit_config_refused_total", METRICS_COUNTER, "changes of the configuration that were refused");
+	metrics_u64(t, "adit_config_refused_total", NULL, 0, s->refused);
+	metrics_family(t, "adit_config_changed_timestamp_seconds", METRICS_GAUGE, "when the configuration in force came into force, in Unix time");
+	metrics_seconds(t, "adit_config_changed_timestamp_seconds", NULL, 0, s->changed_us);
 	add_gauge(t, "adit_workers", "worker threads", s->workers);
 	add_gauge(t, "adit_memory_limit_bytes", "what connections may hold in buffers", s->memory_limit);
 	metrics_family(t, "adit_uptime_seconds", METRICS_GAUGE, "seconds since the daemon started");

@@ -10,12 +10,20 @@
 #include "chain/worker.h"
 #include <stdatomic.h>
 
+/** struct changes - of what is in force; written by who changes it (control/) */
+struct changes {
+	uint64_t done, refused;
+	uint64_t last_us; /* CLOCK_REALTIME of the last that came into force, the start included */
+	struct err why;	  /* of the last, if it was refused; "" else */
+};
+
 struct swap; /* swap.c */
 struct reap;
 
 struct daemon {
 	struct snapshot *snap;	  /* in force; ours. Those before it hang on it while somebody uses them */
 	const struct config *cfg; /* its configuration; main thread */
+	struct changes changes;
 	struct slots listener_slots, cluster_slots, policy_slots;
 	struct swap *swap;	  /* not NULL: a worker has not taken the newest snapshot yet */
 	struct reap *reap;	  /* not NULL: a worker has not let go of removed objects yet */

@@ -428,6 +428,13 @@ void inspect_status(struct daemon *d, struct status_row *ret)
 	ret->workers = d->n_workers;
 	ret->draining = atomic_load(&d->health.phase) >= HEALTH_QUIET;
 	ret->ready = d->ready && !ret->draining;
+	ret->generation = d->snap->number;
+	for (const struct snapshot *k = d->snap; k; k = k->next)
+		ret->snapshots += k == d->snap || snapshot_used(k);
+	ret->changes = d->changes.done;
+	ret->refused = d->changes.refused;
+	ret->changed_us = d->changes.last_us;
+	put(ret->refused_why, sizeof(ret->refused_why), d->changes.why.msg);
 	put(ret->node, sizeof(ret->node), d->cfg->node.id);
 	put(ret->version, sizeof(ret->version), ADIT_VERSION);
 	put(ret->wolfssl, sizeof(ret->wolfssl), tls_library());

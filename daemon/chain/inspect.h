@@ -89,6 +89,10 @@ struct status_row {
 	uint64_t uptime_us, pid;
 	uint32_t workers;
 	bool ready, draining;
+	uint64_t generation;   /* number of the snapshot in force */
+	uint32_t snapshots;    /* that somebody still uses, that one included */
+	uint64_t changes, refused /* changes of what is in force */, changed_us /* unix time of the last */;
+	char refused_why[512]; /* why the last change was refused; "" when it was not */
 	char node[128], version[32], wolfssl[64] /* version and whether tuned */;
 	uint64_t connections, tunnels_in, tunnels_out, streams, buffered, memory_limit;
 };

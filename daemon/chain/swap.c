@@ -50,6 +50,8 @@ struct swap {
 	const struct cfg_listener **had, **has; /* by slot: the old configuration's, the new one's; NULL: none */
 	bool *stays;			 /* by slot: a listener whose sockets stay as they are */
 	bool *cluster_stays;		 /* by slot */
+	struct access_log *log; /* opened, if another is wanted */
+	bool relog;
 	struct swap_order *orders;
 	_Atomic uint32_t taken;
 };
@@ -471,6 +473,39 @@ static void take(struct order *o, void *owner)
 	atomic_fetch_add_explicit(&s->taken, 1, memory_order_release);
 }
 
+/* ---- the access log */
+
+static bool same_log(const struct config *a, const struct config *b)
+{
+	const struct cfg_access_log *x = &a->access_log, *y = &b->access_log;
+	const struct cfg_node *m = &a->node, *n = &b->node;
+
+	return x->enabled == y->enabled && x->format == y->format && same_text(x->path, y->path) &&
+	       same_texts(x->fields, x->n_fields, y->fields, y->n_fields) && same_text(m->id, n->id) &&
+	       same_text(m->workload, n->workload) && same_text(m->namespace_, n->namespace_) && same_text(m->cluster, n->cluster) &&
+	       same_text(m->service, n->service);
+}
+
+static int prepare_log(struct swap *s, struct err *reterr)
+{
+	const struct config *c = s->next->cfg;
+
+	s->relog = !same_log(s->old->cfg, c);
+	return s->relog ? access_log_open(&s->log, &c->access_log, &c->node, s->d->rings, s->d->n_workers, reterr) : 0;
+}
+
+/* one thread at a time empties the rings; what comes meanwhile waits in them */
+static void change_log(struct daemon *d, struct access_log *l)
+{
+	int r;
+
+	access_log_stop(d->access_log);
+	d->access_log = l;
+	r = l ? access_log_run(l) : 0;
+	if (r < 0)
+		log_err(LA_MAIN, "access log: cannot start the thread: %s; nothing is logged until the next reload", strerror(-r));
+}
+
 /* ---- the whole */
 
 static void listeners_undo(struct swap_listener *p, uint32_t n_workers)
@@ -518,6 +553,8 @@ static void swap_free(struct swap *s, bool undo)
 		free(s->cluster[i].ep);
 		free(s->cluster[i].obj);
 	}
+	if (undo)
+		access_log_stop(s->log);
 	forget_names(s);
 	free(s->listener);
 	free(s->cluster);
@@ -558,7 +595,7 @@ static int prepare(struct swap *s, struct err *reterr)
 		r = prepare_cluster(s, i, reterr);
 	for (uint32_t i = 0; r == 0 && i < next->n_listeners; i++)
 		r = prepare_listener(s, i, reterr);
-	return r;
+	return r < 0 ? r : prepare_log(s, reterr);
 }
 
 static void wait_ms(uint32_t ms)
@@ -601,6 +638,8 @@ static void go(struct swap *s)
 	d->snap = s->next;
 	d->cfg = s->next->cfg;
 	d->swap = s;
+	if (s->relog)
+		change_log(d, s->log);
 	for (uint32_t i = 0; i < d->n_workers; i++) {
 		s->orders[i].order.run = take;
 		s->orders[i].s = s;
@@ -756,7 +795,8 @@ static void free_unused(struct daemon *d)
 	while (*at) {
 		struct snapshot *s = *at;
 
-		if (snapshot_used(s) || slots_need(&d->listener_slots, s->number) || slots_need(&d->cluster_slots, s->number)) {
+		/* the first: the kernel plane was set up with it, and goes on with it */
+		if (s->number == 1 || snapshot_used(s) || slots_need(&d->listener_slots, s->number) || slots_need(&d->cluster_slots, s->number)) {
 			at = &s->next;
 			continue;
 		}

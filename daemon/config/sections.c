@@ -507,6 +507,7 @@ static const struct field root_fields[] = {
 	 .table = &timeouts_table,
 	 .may_be_empty = true},
 	{.key = "drain", .kind = F_MAP, .table = &drain_table, .may_be_empty = true},
+	{.key = "watch", .kind = F_BOOL, .off = offsetof(struct config, watch)},
 	{.key = "watchdog", .kind = F_TIME, .off = offsetof(struct config, watchdog_ms)},
 	{.key = "overload",
 	 .kind = F_MAP,

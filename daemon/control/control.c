@@ -7,6 +7,7 @@
 #include "base/log.h"
 #include "config/parts.h"
 #include "control/applied.h"
+#include <stdio.h>
 #include <string.h>
 #include <time.h>
 
@@ -93,7 +94,6 @@ int control_open(struct control *ctl, const char *file, const struct control_ove
 		r = build(ctl, &ctl->sources, &ctl->applied, ret, reterr);
 	if (r < 0)
 		control_close(ctl);
-	ctl->loaded_us = real_us();
 	return r;
 }
 
@@ -106,9 +106,55 @@ static void source_free(struct config_source *s)
 
 void control_close(struct control *ctl)
 {
+	watch_destroy(TAKE(ctl->watch));
 	config_sources_free(&ctl->sources);
 	source_free(&ctl->applied);
 	applied_close(ctl);
+}
+
+/* ---- files that change */
+
+static void files_changed(void *arg)
+{
+	struct err e = {""};
+
+	(void)control_reload(arg, "changed files", NULL, &e); /* it says what comes of it */
+}
+
+/* what is watched: the file and conf.d beside it; nothing, unless so configured */
+static void watch_files(struct control *ctl)
+{
+	const char *slash = strrchr(ctl->file, '/');
+	const struct watch_ops ops = {.changed = files_changed, .arg = ctl};
+	AUTO_FREE char *dir = NULL;
+	struct err e = {""};
+	int r = 0;
+
+	if (!ctl->watch)
+		r = watch_create(&ctl->watch, &ops, &e);
+	if (r == 0 && asprintf(&dir, "%.*sconf.d", slash ? (int)(slash - ctl->file) + 1 : 0, ctl->file) < 0)
+		r = err_set(&e, -ENOMEM, "out of memory");
+	if (r == 0)
+		r = watch_set(ctl->watch, (const char *const[]){ctl->file, dir}, ctl->d->cfg->watch ? 2 : 0, &e);
+	if (r < 0)
+		log_err(LA_MAIN, "watch: %s; aditctl reload reads changed files", e.msg);
+}
+
+void control_start(struct control *ctl, struct daemon *d)
+{
+	ctl->d = d;
+	d->changes.last_us = real_us();
+	watch_files(ctl);
+}
+
+int control_watch_fd(const struct control *ctl)
+{
+	return ctl->watch ? watch_fd(ctl->watch) : -1;
+}
+
+void control_watch_run(struct control *ctl)
+{
+	watch_run(ctl->watch);
 }
 
 static int install(struct control *ctl, struct config_sources *sources, struct config_source *applied, struct text *report,
@@ -151,6 +197,13 @@ static void log_report(const struct text *t, const char *why)
 	}
 }
 
+static void refused(struct control *ctl, const char *why, const struct err *e)
+{
+	ctl->d->changes.refused++;
+	ctl->d->changes.why = *e;
+	log_err(LA_MAIN, "%s refused, nothing has changed: %s", why, e->msg);
+}
+
 int control_install(struct control *ctl, struct config_sources *sources, struct config_source *applied, const char *why,
 		    struct text *ret_report, struct err *reterr)
 {
@@ -158,13 +211,11 @@ int control_install(struct control *ctl, struct config_sources *sources, struct 
 	int r = install(ctl, sources, applied, report, reterr);
 
 	if (r < 0) {
-		ctl->refused++;
-		ctl->last = *reterr;
-		log_err(LA_MAIN, "%s refused, nothing has changed: %s", why, reterr->msg);
+		refused(ctl, why, reterr);
 	} else {
-		ctl->reloads++;
-		ctl->loaded_us = real_us();
-		ctl->last.msg[0] = '\0';
+		ctl->d->changes.done++;
+		ctl->d->changes.last_us = real_us();
+		ctl->d->changes.why.msg[0] = '\0';
 		atomic_store(&ctl->d->health.limit_ms, ctl->d->cfg->watchdog_ms);
 		log_report(report, why);
 		if (sources) {
@@ -172,6 +223,7 @@ int control_install(struct control *ctl, struct config_sources *sources, struct 
 			ctl->sources = *sources;
 			*sources = (struct config_sources){NULL};
 			policies_files_changed(ctl->policies);
+			watch_files(ctl);
 		}
 		if (applied) {
 			source_free(&ctl->applied);
@@ -189,9 +241,7 @@ int control_reload(struct control *ctl, const char *why, struct text *ret_report
 	int r = config_read(ctl->file, &s, reterr);
 
 	if (r < 0) {
-		ctl->refused++;
-		ctl->last = *reterr;
-		log_err(LA_MAIN, "%s refused, nothing has changed: %s", why, reterr->msg);
+		refused(ctl, why, reterr);
 		return r;
 	}
 	r = control_install(ctl, &s, NULL, why, ret_report, reterr);

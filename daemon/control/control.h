@@ -6,6 +6,7 @@
 #include "base/text.h"
 #include "chain/daemon.h"
 #include "config/config.h"
+#include "control/watch.h"
 
 /** struct control_override - what the command line says, whatever the configuration does */
 struct control_override {
@@ -21,9 +22,7 @@ struct control {
 	struct config_source applied;  /* policies of the state folder, in force; text NULL: none */
 	struct policies *policies;     /* what keeps them, and who changed what: applied.c */
 	struct audit *audit;
-	uint64_t reloads, refused;     /* changes that came into force, that did not */
-	uint64_t loaded_us;	       /* CLOCK_REALTIME of the last that came into force */
-	struct err last;	       /* why the last one was refused; "" when it was not */
+	struct watch *watch;	       /* of the files; NULL: not watched */
 };
 
 /** control_open() - read and build everything for the start. Return: 0 and the first snapshot, or -errno with the sentence. */
@@ -42,5 +41,10 @@ void control_close(struct control *ctl); /* the daemon is gone; zeroed memory is
  */
 int control_install(struct control *ctl, struct config_sources *sources, struct config_source *applied, const char *why,
 		    struct text *ret_report, struct err *reterr);
+/** control_watch_fd() - readable: control_watch_run(); -1: never. After control_start(). */
+int control_watch_fd(const struct control *ctl);
+void control_watch_run(struct control *ctl);
+/** control_start() - the daemon runs: files are watched from now on, if so configured */
+void control_start(struct control *ctl, struct daemon *d);
 /** control_reload() - read the files again. Return: as above. */
 int control_reload(struct control *ctl, const char *why, struct text *ret_report, struct err *reterr);

@@ -328,6 +328,7 @@ struct config {
 	const char *admin_socket; /* UNIX path; NULL: none. Default /run/adit/admin.sock */
 	const char *state_dir;	  /* where applied policies and the audit log are kept; NULL ("none"): nowhere. Default /var/lib/adit */
 	uint32_t admin_mode;	  /* file mode of the socket, default 0660 */
+	bool watch;		  /* changed files of the configuration come into force by themselves */
 	struct addr metrics;	  /* TCP address of /metrics and /healthz; AF_UNSPEC: none */
 	enum cfg_log_format log_format;
 	uint8_t log_level;	  /* enum log_level */

@@ -46,7 +46,12 @@ void access_emit(struct access_ring *r, const struct access_rec *rec);
 
 /** struct access_log - the log thread over all workers' rings */
 struct access_log;
-/** access_log_start() - opens the file, starts the thread. @rings outlive it. Return: 0 or -errno with the sentence. */
+/** access_log_open() - opens the file; nothing is written yet. @rings outlive it. Return: 0 or -errno with the sentence. */
+int access_log_open(struct access_log **ret, const struct cfg_access_log *cfg, const struct cfg_node *node, struct access_ring **rings,
+		    uint32_t n_rings, struct err *reterr);
+/** access_log_run() - starts the thread; only one at a time may empty the rings. Return: 0 or -errno. */
+int access_log_run(struct access_log *l);
+/** access_log_start() - both */
 int access_log_start(struct access_log **ret, const struct cfg_access_log *cfg, const struct cfg_node *node,
 		     struct access_ring **rings, uint32_t n_rings, struct err *reterr);
 void access_log_reopen(struct access_log *l); /* after rotation; any thread */

@@ -29,6 +29,7 @@
 
 struct access_log {
 	pthread_t thread;
+	bool runs;
 	struct access_ring **rings;
 	uint32_t n_rings;
 	char *path;
@@ -291,12 +292,33 @@ static int log_spawn(struct access_log *l)
 	pthread_sigmask(SIG_SETMASK, &old, NULL);
 	if (r)
 		return -r;
+	l->runs = true;
 	pthread_setname_np(l->thread, "adit-access");
 	return 0;
 }
 
 int access_log_start(struct access_log **ret, const struct cfg_access_log *cfg, const struct cfg_node *node,
 		     struct access_ring **rings, uint32_t n_rings, struct err *reterr)
+{
+	int r = access_log_open(ret, cfg, node, rings, n_rings, reterr);
+
+	if (r < 0 || !*ret)
+		return r;
+	r = access_log_run(*ret);
+	if (r < 0) {
+		access_log_stop(TAKE(*ret));
+		return err_set(reterr, r, "access log: cannot start the thread: %s", strerror(-r));
+	}
+	return 0;
+}
+
+int access_log_run(struct access_log *l)
+{
+	return log_spawn(l);
+}
+
+int access_log_open(struct access_log **ret, const struct cfg_access_log *cfg, const struct cfg_node *node, struct access_ring **rings,
+		    uint32_t n_rings, struct err *reterr)
 {
 	struct access_log *l;
 	pthread_condattr_t ca;
@@ -334,11 +356,6 @@ int access_log_start(struct access_log **ret, const struct cfg_access_log *cfg, 
 		err_set(reterr, r, "access log: cannot open %s: %s", l->path, strerror(-r));
 		goto fail;
 	}
-	r = log_spawn(l);
-	if (r < 0) {
-		err_set(reterr, r, "access log: cannot start the thread: %s", strerror(-r));
-		goto fail;
-	}
 	*ret = l;
 	return 0;
 fail:
@@ -364,8 +381,10 @@ void access_log_stop(struct access_log *l)
 {
 	if (!l)
 		return;
-	log_poke(l, &l->stop);
-	pthread_join(l->thread, NULL);
+	if (l->runs) {
+		log_poke(l, &l->stop);
+		pthread_join(l->thread, NULL);
+	}
 	log_free(l);
 }
 

@@ -227,7 +227,7 @@ check-sys:
 	@SAN=$(SAN) tests/run kernel bpf sys
 
 test-vm:
-	@tests/run vm
+	@tests/run vm system
 
 test: setup
 	@tests/run --all
@@ -267,6 +267,7 @@ unitdir	     ?= $(systemddir)/systemd/system
 sysusersdir  ?= $(systemddir)/sysusers.d
 tmpfilesdir  ?= $(systemddir)/tmpfiles.d
 modulesdir   ?= $(systemddir)/modules-load.d
+docdir	     ?= $(prefix)/share/doc/adit
 bashcompdir  ?= $(prefix)/share/bash-completion/completions
 INSTALL	     ?= install
 
@@ -282,7 +283,8 @@ man: $(man_page)
 # where the man pages go, and the rest: FILE=PLACE
 man_files  = $(foreach m,$(man_page),$(m)=$(mandir)/man$(patsubst .%,%,$(suffix $(m)))/$(notdir $(m)))
 data_files = packaging/adit.sysusers=$(sysusersdir)/adit.conf packaging/adit.tmpfiles=$(tmpfilesdir)/adit.conf \
-	packaging/adit.modules-load=$(modulesdir)/adit.conf packaging/completion/aditctl.bash=$(bashcompdir)/aditctl
+	packaging/adit.modules-load=$(modulesdir)/adit.conf packaging/completion/aditctl.bash=$(bashcompdir)/aditctl \
+	$(foreach e,$(wildcard docs/examples/*.yaml packaging/examples/*.conf),$(e)=$(docdir)/examples/$(notdir $(e)))
 kept_files = packaging/adit.yaml=$(sysconfdir)/adit/adit.yaml packaging/adit.logrotate=$(sysconfdir)/logrotate.d/adit
 from  = $(firstword $(subst =, ,$1))
 place = $(DESTDIR)$(lastword $(subst =, ,$1))
@@ -316,7 +318,7 @@ help:
 	'make test         everything there is to test, with its set-up (root)' \
 	'make check        unit tests and failing-malloc sweeps (no root, below 30 s); SAN=asan|ubsan|tsan' \
 	'make check-sys    kernel behaviours, and scenarios in network namespaces (root)' \
-	'make test-vm      kernel behaviours, BPF and tunnels on Linux 6.1 and 6.12 in virtual machines' \
+	'make test-vm      kernels 6.1 and 6.12, and the package under systemd, in virtual machines' \
 	'make fuzz T=60    each fuzzer for T seconds; or RUNS=n executions' \
 	'make bench        measure' \
 	'make lint         clang-tidy, cppcheck, layers, headers, man pages' \

@@ -61,7 +61,7 @@ started()	# OLD-PID: is it running, ready, and another process than that?
 
 knocking()	# begin
 {
-	"$knock" at 127.0.0.1 9000 50 >/tmp/knocks 2>&1 &
+	"$knock" at 127.0.0.1 9000 100 >/tmp/knocks 2>&1 &
 	knocker=$!
 }
 
@@ -180,7 +180,7 @@ phase watchdog
 pid=$(prop MainPID)
 kill -STOP "$pid"
 ok "stuck: killed by the watchdog, and back" await 60 started "$pid"
-is "for that reason" "*watchdog*" "$(journalctl -b -u $unit --no-pager | grep -i -m 1 watchdog)"
+is "for that reason" "*[Ww]atchdog*" "$(journalctl -b -u $unit --no-pager | grep -i -m 1 watchdog)"
 
 # ---- upgraded
 
@@ -194,6 +194,21 @@ ok "the old one is gone after its drain" await 30 test ! -e "/proc/$pid"
 ok "nobody was refused meanwhile" answered
 ok "and captures still" caught
 is "one service" "active running" "$(prop ActiveState) $(prop SubState)"
+
+# ---- what the unit keeps from it until a drop-in allows it
+
+phase drop-ins
+cp /usr/share/doc/adit/examples/{bypass,netns}.conf /etc/systemd/system/$unit.d/
+ip netns add blue
+ip -n blue link set lo up
+sed -i 's/^clusters:/  - { name: inside, type: tcp, address: "127.0.0.1:9003", netns: blue, cluster: house }\n&/' $conf
+echo 'kernel: { bypass: { enabled: true, allow: [ { ports: [9000, 9001] } ] } }' >>$conf
+systemctl daemon-reload
+systemctl restart $unit
+is "with it it is on" "*on*self-test passed*" "$(aditctl -o wide kernel | grep -m 1 bypass)"
+ok "and listeners in other namespaces are" nsenter --net=/run/netns/blue "$knock" once 127.0.0.1 9003
+rm /etc/systemd/system/$unit.d/{bypass,netns}.conf
+systemctl daemon-reload
 
 # ---- drained
 

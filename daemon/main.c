@@ -145,18 +145,29 @@ static void print_policies(const struct config *cfg)
 	printf(")\n");
 }
 
+static void print_note(void *file, bool bad, const char *text)
+{
+	(void)bad;
+	fprintf(stderr, "%s: warning: %s\n", (const char *)file, text);
+}
+
 static int check(const struct config *cfg, const char *file)
 {
+	uint64_t now = (uint64_t)time(NULL);
 	struct err e = { "" }, warn;
+	const struct tls_info *info;
 	struct tls_ctx *t;
+	char left[TLS_AGO];
 
 	for (uint32_t i = 0; i < cfg->n_identities; i++) {
 		if (tls_ctx_create(&t, &cfg->identities[i], &warn, &e) < 0) {
 			fprintf(stderr, "%s: %s\n", file, e.msg);
 			return 1;
 		}
-		if (warn.msg[0])
-			fprintf(stderr, "%s: warning: %s\n", file, warn.msg);
+		tls_ctx_notes(t, now, print_note, (void *)(uintptr_t)file);
+		info = tls_ctx_info(t);
+		printf("%s: identity %s: %s, serial %s, %s %s\n", file, cfg->identities[i].name, tls_ctx_id(t), info->cert.serial,
+		       info->cert.not_after >= now ? "expires in" : "expired since", tls_ago((int64_t)(info->cert.not_after - now), left));
 		tls_ctx_put(t);
 	}
 	printf("%s: ok: %u listeners, %u clusters, %u identities, %u policies", file, cfg->n_listeners, cfg->n_clusters, cfg->n_identities,
@@ -280,9 +291,9 @@ static bool tick_due(void)
 static void serve(struct program *p, int sfd)
 {
 	AUTO_FD ep = epoll_create1(EPOLL_CLOEXEC);
-	int afd = admin_fd(p->admin), kfd = kernel_fd(&p->d->kernel), wfd = control_watch_fd(&p->ctl);
+	int afd = admin_fd(p->admin), kfd = kernel_fd(&p->d->kernel), wfd = control_watch_fd(&p->ctl), cfd = creds_fd(p->ctl.creds);
 
-	if (ep < 0 || watch(ep, sfd) || watch(ep, p->d->drained_fd) || (afd >= 0 && watch(ep, afd)) || (kfd >= 0 && watch(ep, kfd)) ||
+	if (ep < 0 || watch(ep, sfd) || watch(ep, cfd) || watch(ep, p->d->drained_fd) || (afd >= 0 && watch(ep, afd)) || (kfd >= 0 && watch(ep, kfd)) ||
 	    (wfd >= 0 && watch(ep, wfd))) {
 		log_err(LA_MAIN, "epoll: %s", strerror(errno));
 		return;
@@ -297,6 +308,7 @@ static void serve(struct program *p, int sfd)
 			kernel_tick(&p->d->kernel);
 			logging_tick();
 			daemon_tick(p->d);
+			creds_tick(p->ctl.creds);
 		}
 		health_release(&p->d->health);
 		got = epoll_wait(ep, &ev, 1, (int)min_u64(wait, TICK_MS));
@@ -309,6 +321,8 @@ static void serve(struct program *p, int sfd)
 			kernel_run(&p->d->kernel);
 		if (ev.data.fd == sfd && !on_signal(p, sfd))
 			return;
+		if (ev.data.fd == cfd)
+			creds_run(p->ctl.creds);
 		if (ev.data.fd == afd)
 			admin_run(p->admin);
 		if (ev.data.fd == p->d->drained_fd) {
@@ -356,6 +370,7 @@ static int run(struct program *p, struct snapshot *first)
 		admin_set_ops(p->admin, &ops);
 		applied_ops(&p->ctl, &policy_ops);
 		admin_set_policies(p->admin, &policy_ops);
+		admin_set_certs(p->admin, &(struct cert_ops){ .list = creds_list, .arg = p->ctl.creds });
 		r = daemon_start(p->d, &e);
 	}
 	if (r == 0)

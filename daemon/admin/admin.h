@@ -6,6 +6,7 @@
  */
 #pragma once
 #include "base/err.h"
+#include "admin/cert_ops.h"
 #include "admin/policy_ops.h"
 #include "model/config.h"
 #include <stddef.h>
@@ -45,6 +46,8 @@ int admin_start(struct admin **ret, struct daemon *d, const struct config *c, st
 void admin_set_ops(struct admin *a, const struct admin_ops *ops);
 /** admin_set_policies() - the same for policies and the audit log */
 void admin_set_policies(struct admin *a, const struct policy_ops *ops);
+/** admin_set_certs() - the same for identities */
+void admin_set_certs(struct admin *a, const struct cert_ops *ops);
 /** admin_fd() - Return: a descriptor that gets readable (level-triggered) when admin_run() has something to do. */
 int admin_fd(const struct admin *a);
 void admin_run(struct admin *a);

@@ -41,6 +41,7 @@ struct api {
 	struct admin_ops ops;
 	_Atomic bool ops_set; /* once it is, ops do not change: the health thread may look */
 	struct policy_ops policies;
+	struct cert_ops certs;
 };
 
 /** api_handle() - always fills @ret; body.failed when memory ran out (answer 500 without a body then) */
@@ -103,5 +104,8 @@ void api_add_health(struct text *t, struct daemon *d); /* metrics families */
 /* limits.c */
 api_handler api_limits;
 void api_add_limits(struct text *t, struct daemon *d); /* metrics families */
+/* certs.c */
+api_handler api_certs;
+void api_add_certs(struct text *t, const struct api *a); /* metrics families */
 /* scrape.c */
 api_handler api_metrics;

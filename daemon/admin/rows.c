@@ -306,6 +306,10 @@ static void put_tunnel(struct json *j, const struct tunnel_row *r)
 	json_i64(j, "recv_window", r->recv_window);
 	json_u64(j, "rtt_us", r->rtt_us);
 	json_u64(j, "cert_expires", r->cert_expires);
+	json_u64(j, "expires", r->expires);
+	json_str(j, "identity", or_null(r->identity));
+	json_str(j, "own_serial", or_null(r->own_serial));
+	json_bool(j, "stale", r->stale);
 	json_u64(j, "age_us", r->age_us);
 	json_u64(j, "idle_us", r->idle_us);
 	json_close(j, '}');

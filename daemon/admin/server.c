@@ -357,6 +357,11 @@ void admin_set_policies(struct admin *a, const struct policy_ops *ops)
 	a->api.policies = *ops;
 }
 
+void admin_set_certs(struct admin *a, const struct cert_ops *ops)
+{
+	a->api.certs = *ops;
+}
+
 void admin_set_ops(struct admin *a, const struct admin_ops *ops)
 {
 	a->api.ops = *ops;

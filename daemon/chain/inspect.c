@@ -214,6 +214,12 @@ static void tunnel_fill(const struct tunnel *t, struct tunnel_row *r)
 	r->tx_bytes = t->rec.tx_bytes;
 	r->tx_queued = t->rec.pend.len + (t->rec.out ? t->rec.out->len : 0);
 	r->cert_expires = t->who->tls.not_after;
+	r->expires = t->expires;
+	r->stale = t->stale;
+	if (t->who->own) {
+		put(r->identity, sizeof(r->identity), t->identity->name);
+		put(r->own_serial, sizeof(r->own_serial), tls_ctx_info(t->who->own)->cert.serial);
+	}
 	if (!t->h2.ng)
 		return;
 	r->streams = t->h2.streams;

@@ -56,6 +56,10 @@ struct tunnel_row {
 	int32_t send_window, recv_window;
 	uint32_t rtt_us;
 	uint64_t cert_expires; /* unix seconds of the peer's certificate, 0 = none */
+	uint64_t expires;     /* unix seconds: the first of both sides' certificates; 0 = without TLS */
+	char identity[48];    /* ours, by its name; "" without TLS */
+	char own_serial[64];  /* of our certificate on it */
+	bool stale;	      /* it goes on until another one in its place is open */
 };
 
 struct listener_row {

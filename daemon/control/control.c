@@ -66,6 +66,7 @@ static int build(struct control *ctl, const struct config_sources *sources, cons
 		 struct err *reterr)
 {
 	struct config *cfg = NULL;
+	struct tls_ctx **tls;
 	int r;
 
 	if (ctl->d)
@@ -76,18 +77,32 @@ static int build(struct control *ctl, const struct config_sources *sources, cons
 	if (r < 0)
 		return r;
 	override(ctl, cfg);
-	r = snapshot_create(ret, cfg, NULL, cfg->workers, config_free, reterr);
+	r = creds_load(ctl->creds, cfg, &tls, reterr);
+	if (r == 0)
+		r = snapshot_create(ret, cfg, tls, cfg->workers, config_free, reterr);
 	if (r < 0)
 		config_free(cfg);
 	return r;
 }
 
+static void certificates_changed(void *arg)
+{
+	struct control *ctl = arg;
+	struct err e = {""};
+
+	if (ctl->d && !ctl->d->draining)
+		(void)control_install(ctl, NULL, NULL, "certificates changed", NULL, &e); /* it says what comes of it */
+}
+
 int control_open(struct control *ctl, const char *file, const struct control_override *over, struct snapshot **ret, struct err *reterr)
 {
+	const struct creds_ops creds = {.changed = certificates_changed, .arg = ctl};
 	int r;
 
 	*ctl = (struct control){.file = file, .over = *over};
 	r = config_read(file, &ctl->sources, reterr);
+	if (r == 0)
+		r = creds_create(&ctl->creds, &creds, reterr);
 	if (r == 0)
 		r = applied_open(ctl, reterr);
 	if (r == 0)
@@ -110,6 +125,7 @@ void control_close(struct control *ctl)
 	config_sources_free(&ctl->sources);
 	source_free(&ctl->applied);
 	applied_close(ctl);
+	creds_destroy(TAKE(ctl->creds));
 }
 
 /* ---- files that change */
@@ -144,6 +160,7 @@ void control_start(struct control *ctl, struct daemon *d)
 {
 	ctl->d = d;
 	d->changes.last_us = real_us();
+	creds_commit(ctl->creds, d->snap->cfg, d->snap->tls, NULL);
 	watch_files(ctl);
 }
 
@@ -162,14 +179,18 @@ static int install(struct control *ctl, struct config_sources *sources, struct c
 {
 	struct daemon *d = ctl->d;
 	struct snapshot *next = NULL;
+	struct tls_ctx **tls;
 	int r;
 
 	if (d->draining)
 		return err_set(reterr, -ESHUTDOWN, "the daemon is draining: nothing changes any more");
-	if (!sources && !applied)
-		r = snapshot_create(&next, d->snap->cfg, NULL, d->n_workers, config_free, reterr);
-	else
+	if (!sources && !applied) {
+		r = creds_load(ctl->creds, d->snap->cfg, &tls, reterr);
+		if (r == 0)
+			r = snapshot_create(&next, d->snap->cfg, tls, d->n_workers, config_free, reterr);
+	} else {
 		r = build(ctl, sources ? sources : &ctl->sources, applied ? applied : &ctl->applied, &next, reterr);
+	}
 	if (r < 0)
 		return r;
 	if (report && next->cfg != d->snap->cfg)
@@ -177,6 +198,8 @@ static int install(struct control *ctl, struct config_sources *sources, struct c
 	r = daemon_swap(d, next, reterr);
 	if (r < 0)
 		snapshot_destroy(next);
+	else
+		creds_commit(ctl->creds, next->cfg, next->tls, report);
 	return r;
 }
 

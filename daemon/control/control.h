@@ -6,6 +6,7 @@
 #include "base/text.h"
 #include "chain/daemon.h"
 #include "config/config.h"
+#include "control/creds.h"
 #include "control/watch.h"
 
 /** struct control_override - what the command line says, whatever the configuration does */
@@ -22,6 +23,7 @@ struct control {
 	struct config_source applied;  /* policies of the state folder, in force; text NULL: none */
 	struct policies *policies;     /* what keeps them, and who changed what: applied.c */
 	struct audit *audit;
+	struct creds *creds;	       /* the identities' files: creds.h */
 	struct watch *watch;	       /* of the files; NULL: not watched */
 };
 

@@ -10,6 +10,7 @@
  * refuses it: whether a function can be watched is not known before.
  */
 #include "kern/bypass_int.h"
+#include "kern/place.h"
 #include "base/clean.h"
 #include <bpf/bpf.h>
 #include <bpf/btf.h>
@@ -273,11 +274,16 @@ static int map_memory(struct bypass_obj *o)
 
 static int load(struct bypass_obj *o, const struct cfg_kernel *cfg, const struct bypass_knobs *knobs, int cgroup, struct err *reterr)
 {
-	struct btf *btf = btf__load_vmlinux_btf();
-	bool want = cfg->bypass.evidence != SWITCH_OFF && kernel_has(btf, "tcp_bpf_recvmsg") && kernel_has(btf, "tcp_splice_read");
+	struct btf *btf;
+	bool want;
 	struct bypass_skel *s = NULL;
-	int r = -ENOTSUP;
+	int r = place_addresses(reterr); /* else no sleeping reader would be seen, see bpf/bypass_gate.h */
 
+	if (r < 0)
+		return r;
+	btf = btf__load_vmlinux_btf();
+	want = cfg->bypass.evidence != SWITCH_OFF && kernel_has(btf, "tcp_bpf_recvmsg") && kernel_has(btf, "tcp_splice_read");
+	r = -ENOTSUP;
 	said[0] = '\0';
 	if (want)
 		r = open_and_load(&s, o, knobs, btf, true);

@@ -145,6 +145,28 @@ int place_pins(const char *pin, bool make, struct err *reterr)
 	return fd_take(&fd);
 }
 
+/*
+ * A kernel that hides its addresses says 0 instead, and libbpf believes it: a program that compares with a function's address would be
+ * loaded and never find it. _stext is among the first lines; symbols of a processor's own memory, before it, may be 0 truly.
+ */
+int place_addresses(struct err *reterr)
+{
+	FILE *f = fopen("/proc/kallsyms", "re");
+	char line[256], name[128] = "";
+	unsigned long long at = 0;
+	int r = f ? -EACCES : -errno;
+
+	while (f && strcmp(name, "_stext") && fgets(line, sizeof(line), f))
+		if (sscanf(line, "%llx %*c %127s", &at, name) != 2)
+			name[0] = '\0';
+	if (f)
+		fclose(f);
+	if (!strcmp(name, "_stext") && at)
+		return 0;
+	return err_set(reterr, r, "the addresses of the kernel's functions in /proc/kallsyms are hidden%s%s: CAP_SYSLOG is needed, and in a systemd unit "
+		       "ProtectKernelTunables=no", r == -EACCES ? "" : ": ", r == -EACCES ? "" : strerror(-r));
+}
+
 /* ---- libbpf ---- */
 
 static char said[200];

@@ -25,6 +25,8 @@ int place_cgroup_path(int root, size_t root_len, uint64_t id, char *path, size_t
  * Closing the descriptor gives up the lock. Return: descriptor, -ENOENT, or -errno with a sentence.
  */
 int place_pins(const char *pin, bool make, struct err *reterr);
+/** place_addresses() - does the kernel tell this process where its functions are? Return: 0, or -errno with what is needed. */
+int place_addresses(struct err *reterr);
 
 /** place_hear() - from here to place_unhear() what libbpf warns of first is kept instead of printed, for place_refused() */
 void place_hear(void);

@@ -32,8 +32,8 @@ static bool here(void *arg, const struct addr *a)
 
 /* ---- at the door ---- */
 
-/* Return: would the listener accept a tunnel of the principal? */
-static void put_identity(struct daemon *d, const struct explain_way *w, struct json *j, struct explain_way *verdict)
+/* would the listener accept a tunnel of the principal? If not, it would not even come to the stages: @ret_why says it, else it stays "". */
+static void put_identity(struct daemon *d, const struct explain_way *w, struct json *j, struct err *ret_why)
 {
 	const struct cfg_listener *l = w->entry;
 	struct err why = { "" };
@@ -47,10 +47,8 @@ static void put_identity(struct daemon *d, const struct explain_way *w, struct j
 	json_bool(j, "accepted", ok);
 	json_str(j, "why", ok ? NULL : why.msg);
 	json_close(j, '}');
-	if (!ok && verdict->verdict == EXPLAIN_GO) {
-		verdict->verdict = EXPLAIN_IDENTITY;
-		err_set(&verdict->why, 0, "listener '%s' does not accept it: %s", l->name, why.msg);
-	}
+	if (!ok)
+		err_set(ret_why, 0, "listener '%s' does not accept it: %.400s", l->name, why.msg);
 }
 
 static uint32_t live(const _Atomic uint32_t *n)
@@ -435,12 +433,9 @@ static void put_asked(struct json *j, const struct explain_ask *ask)
 
 static int put_rest(struct daemon *d, struct explain_way *w, struct json *j, struct err *reterr)
 {
-	const struct cfg_listener *entry = w->entry;
-	struct explain_way door = { .entry = entry, .principal = w->principal };
 	struct outs o = { 0 };
 	int r;
 
-	put_identity(d, &door, j, &door);
 	json_open(j, "steps", '[');
 	r = put_way(d, w, j, &o, reterr);
 	json_close(j, ']');
@@ -449,10 +444,6 @@ static int put_rest(struct daemon *d, struct explain_way *w, struct json *j, str
 		put_movers(d, w, j);
 	}
 	free(o.w);
-	if (door.verdict != EXPLAIN_GO) { /* it would not even come to the stages */
-		w->verdict = door.verdict;
-		w->why = door.why;
-	}
 	check_limits(d, w);
 	return r;
 }
@@ -461,6 +452,7 @@ int explain_connection(struct daemon *d, const struct explain_ask *ask, struct j
 {
 	AUTO_FREE struct explain_way *w = calloc(1, sizeof(*w));
 	struct explain_ask q = *ask;
+	struct err door = { "" };
 	int r;
 
 	if (!w)
@@ -469,9 +461,15 @@ int explain_connection(struct daemon *d, const struct explain_ask *ask, struct j
 	q.here_arg = d;
 	put_asked(j, &q);
 	r = explain_entry(cfg_of(d), &q, w, j, reterr);
+	if (r == 0)
+		put_identity(d, w, j, &door);
 	if (r == 0 && w->entry && w->verdict == EXPLAIN_GO)
 		r = put_rest(d, w, j, reterr);
 	if (r == 0) {
+		if (door.msg[0]) {
+			w->verdict = EXPLAIN_IDENTITY;
+			w->why = door;
+		}
 		json_str(j, "verdict", explain_verdict_str(w->verdict));
 		json_str(j, "why", w->verdict != EXPLAIN_GO ? w->why.msg : NULL);
 	}

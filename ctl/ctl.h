@@ -99,4 +99,4 @@ ctl_command explain_policy;						  /* explain.c */
 int conn_explain(struct ctl *c, const char *id);				  /* and `conn explain ID` */
 ctl_command cmd_conn, cmd_stats, cmd_metrics;				  /* conn.c, stats.c */
 ctl_command cmd_log_level, cmd_config, cmd_reload, cmd_version;		  /* change.c */
-ctl_command cmd_drain;							  /* drain.c */
+ctl_command cmd_drain, cmd_upgrade;					  /* drain.c, upgrade.c */

@@ -45,6 +45,7 @@ static const char main_text[] =
 	"  config check [FILE]     judge a configuration, without a daemon\n"
 	"  reload                  read the configuration again\n"
 	"  drain [--within TIME]   no new connections, then end\n"
+	"  upgrade [PROGRAM]       a new daemon takes over, this one drains\n"
 	"  metrics                 Prometheus text\n"
 	"  version                 of aditctl and aditd\n"
 	"  help [COMMAND]          this text, or a command's\n"
@@ -258,6 +259,18 @@ static const struct {
 	 "\n"
 	 "      --within TIME      for instance 500ms, 30s, 5m\n"
 	 "                         (default: drain.within of the configuration)\n"
+	 "      --no-wait          return at once\n"
+	 COMMON},
+	{"upgrade",
+	 "usage: aditctl upgrade [PROGRAM] [--no-wait]\n"
+	 "\n"
+	 "The daemon starts PROGRAM (default: the file it was started from, as it is now)\n"
+	 "with its own arguments. The new daemon reads the configuration, takes over the\n"
+	 "listening sockets and what is pinned in the kernel, and only then the old one\n"
+	 "drains; nobody who connects is refused. If the new one fails before it is\n"
+	 "ready, the old one goes on as if nothing had happened, and the exit status is 1.\n"
+	 "For root and the daemon's own user. -o json does not wait.\n"
+	 "\n"
 	 "      --no-wait          return at once\n"
 	 COMMON},
 	{"metrics",

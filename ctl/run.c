@@ -42,6 +42,7 @@ static const struct {
 	{"config", cmd_config, 0, 2},
 	{"reload", cmd_reload, 0, 0},
 	{"drain", cmd_drain, TAKES_WITHIN | TAKES_NO_WAIT, 0},
+	{"upgrade", cmd_upgrade, TAKES_NO_WAIT, 1},
 	{"metrics", cmd_metrics, 0, 0},
 	{"version", cmd_version, 0, 0},
 	{"help", cmd_help, 0, 1},

@@ -10,6 +10,8 @@
 #include "control/control.h"
 #include "control/drain.h"
 #include "control/notify.h"
+#include "control/fdstore.h"
+#include "control/upgrade.h"
 #include "net/sock.h"
 #include "obs/logging.h"
 #include "policy/policy.h"
@@ -28,7 +30,7 @@
 
 struct options {
 	const char *config, *level;
-	bool check;
+	bool check, upgrade;
 	int mover;   /* -1: as configured */
 	int workers; /* 0: as configured */
 };
@@ -38,6 +40,13 @@ struct program {
 	struct control ctl;
 	struct admin *admin;
 	struct notify notify;
+	struct fdstore store;
+	struct upgrade upgrade;
+	struct adopt sockets; /* of others, while we start */
+	int talk;	      /* with the daemon that we replace; -1: none */
+	bool take_over;
+	char **argv;
+	_Atomic bool replaced; /* somebody else speaks with the service manager now */
 	struct drain drain;
 };
 
@@ -49,6 +58,7 @@ static const char help[] =
 	"      --check FILE     check a configuration, its certificates included, and exit\n"
 	"      --mover KIND     auto or relay: what may move bytes (default: as configured)\n"
 	"      --workers N      worker threads (default: as configured)\n"
+	"      --upgrade        take over from the daemon that runs, if one does: it drains then\n"
 	"      --log-level L    error, warn, info or debug (default: as configured)\n"
 	"  -f, --foreground     accepted for compatibility: aditd never forks\n"
 	"      --version        print the version and exit\n"
@@ -60,11 +70,12 @@ static const char help[] =
 
 static int options_parse(int argc, char **argv, struct options *o)
 {
-	enum { O_CHECK = 256, O_MOVER, O_WORKERS, O_LEVEL, O_VERSION };
+	enum { O_CHECK = 256, O_MOVER, O_WORKERS, O_LEVEL, O_VERSION, O_UPGRADE };
 	static const struct option longs[] = {
 		{ "config", required_argument, NULL, 'c' },	{ "check", required_argument, NULL, O_CHECK },
 		{ "mover", required_argument, NULL, O_MOVER },	{ "workers", required_argument, NULL, O_WORKERS },
 		{ "log-level", required_argument, NULL, O_LEVEL }, { "foreground", no_argument, NULL, 'f' },
+		{ "upgrade", no_argument, NULL, O_UPGRADE },
 		{ "version", no_argument, NULL, O_VERSION },	{ "help", no_argument, NULL, 'h' },
 		{ NULL, 0, NULL, 0 },
 	};
@@ -101,6 +112,9 @@ static int options_parse(int argc, char **argv, struct options *o)
 				fprintf(stderr, "aditd: --log-level '%s': want error, warn, info or debug\n", optarg);
 				return 2;
 			}
+			break;
+		case O_UPGRADE:
+			o->upgrade = true;
 			break;
 		case 'f':
 			break;
@@ -216,6 +230,20 @@ static int reload(void *arg, struct text *ret_report, struct err *reterr)
 	return reload_as(arg, "reload", ret_report, reterr);
 }
 
+static int upgrade(void *arg, const char *program, struct err *reterr)
+{
+	struct program *p = arg;
+
+	return upgrade_spawn(&p->upgrade, program, reterr);
+}
+
+static void how_upgrade_is(void *arg, struct admin_upgrade *ret)
+{
+	const struct program *p = arg;
+
+	upgrade_state(&p->upgrade, ret);
+}
+
 static int check_text(void *arg, const char *name, const char *text, size_t n, struct err *reterr)
 {
 	struct program *p = arg;
@@ -235,7 +263,7 @@ static uint64_t watch_health(void *arg)
 	struct program *p = arg;
 	uint64_t tick = health_tick_ms(&p->d->health);
 
-	if (health_watch(p->d))
+	if (health_watch(p->d) && !atomic_load(&p->replaced))
 		notify_watchdog(&p->notify);
 	return p->notify.watchdog_ms ? max_u64(min_u64(tick, p->notify.watchdog_ms / 2), 1) : tick;
 }
@@ -288,13 +316,24 @@ static bool tick_due(void)
 	return true;
 }
 
+/* another daemon has our sockets, and the manager's ear */
+static void replaced(struct program *p)
+{
+	static const struct notify nobody = { .fd = -1 };
+
+	atomic_store(&p->replaced, true);
+	p->drain.notify = &nobody;
+	drain_begin(&p->drain, p->d->cfg->timeouts.drain_ms, false);
+}
+
 static void serve(struct program *p, int sfd)
 {
 	AUTO_FD ep = epoll_create1(EPOLL_CLOEXEC);
 	int afd = admin_fd(p->admin), kfd = kernel_fd(&p->d->kernel), wfd = control_watch_fd(&p->ctl), cfd = creds_fd(p->ctl.creds);
+	int ufd = upgrade_fd(&p->upgrade);
 
 	if (ep < 0 || watch(ep, sfd) || watch(ep, cfd) || watch(ep, p->d->drained_fd) || (afd >= 0 && watch(ep, afd)) || (kfd >= 0 && watch(ep, kfd)) ||
-	    (wfd >= 0 && watch(ep, wfd))) {
+	    (wfd >= 0 && watch(ep, wfd)) || (ufd >= 0 && watch(ep, ufd))) {
 		log_err(LA_MAIN, "epoll: %s", strerror(errno));
 		return;
 	}
@@ -309,6 +348,10 @@ static void serve(struct program *p, int sfd)
 			logging_tick();
 			daemon_tick(p->d);
 			creds_tick(p->ctl.creds);
+			if (p->drain.step == DRAIN_NOT)
+				fdstore_update(&p->store, p->d, p->admin, &p->notify);
+			if (upgrade_run(&p->upgrade))
+				replaced(p);
 		}
 		health_release(&p->d->health);
 		got = epoll_wait(ep, &ev, 1, (int)min_u64(wait, TICK_MS));
@@ -323,6 +366,8 @@ static void serve(struct program *p, int sfd)
 			return;
 		if (ev.data.fd == cfd)
 			creds_run(p->ctl.creds);
+		if (ev.data.fd == ufd && upgrade_run(&p->upgrade))
+			replaced(p);
 		if (ev.data.fd == afd)
 			admin_run(p->admin);
 		if (ev.data.fd == p->d->drained_fd) {
@@ -333,11 +378,96 @@ static void serve(struct program *p, int sfd)
 	}
 }
 
+static void left_over(const struct adopted *a)
+{
+	char s[ADDR_STR];
+
+	log_warn(LA_MAIN, "socket '%s' at %s was handed to us, but no listener of the configuration is called so or listens there; it is closed",
+		 a->name, a->path[0] ? a->path : addr_str(&a->at, s));
+}
+
+/* sockets of the service manager, and of the daemon that we replace. Return: 0 or -errno with the sentence. */
+static int sockets_of_others(struct program *p, const struct config *cfg, struct err *reterr)
+{
+	int r = notify_inherit(&p->sockets, reterr);
+
+	if (r < 0)
+		return r;
+	if (reterr->msg[0])
+		log_warn(LA_MAIN, "%s", reterr->msg);
+	if (!p->take_over)
+		return 0;
+	p->talk = upgrade_ask(cfg->admin_socket, &p->sockets, reterr);
+	if (p->talk >= 0 || p->talk != -ENOENT)
+		return p->talk < 0 ? p->talk : 0;
+	log_warn(LA_MAIN, "%s; starting as usual", reterr->msg);
+	return 0;
+}
+
+/* from here on people are answered */
+static void answer(struct program *p, const struct admin_ops *ops)
+{
+	struct policy_ops policy_ops;
+
+	applied_ops(&p->ctl, &policy_ops);
+	admin_set_policies(p->admin, &policy_ops);
+	admin_set_certs(p->admin, &(struct cert_ops){ .list = creds_list, .arg = p->ctl.creds });
+	admin_set_ops(p->admin, ops);
+}
+
+/* from here on it is ours. Return: 0 or -errno with the sentence: it stays the other's */
+static int take_over(struct program *p, const struct admin_ops *ops, struct err *reterr)
+{
+	int r = upgrade_ready(p->talk, reterr);
+
+	if (r < 0)
+		return r;
+	daemon_open(p->d);
+	answer(p, ops);
+	upgrade_taken(p->talk);
+	close(fd_take(&p->talk));
+	return 0;
+}
+
+/* Return: 0, or -errno with the sentence */
+static int begin(struct program *p, struct snapshot *first, const struct admin_ops *ops, struct err *reterr)
+{
+	const struct config *cfg = first->cfg;
+	int r = sockets_of_others(p, cfg, reterr);
+
+	if (r < 0) {
+		snapshot_destroy(first);
+		return r;
+	}
+	r = daemon_create_from(&p->d, first, &p->sockets, p->talk >= 0, reterr);
+	if (r < 0)
+		return r;
+	p->ctl.d = p->d;
+	health_hold(&p->d->health);
+	drain_init(&p->drain, p->d, &p->notify);
+	r = admin_start_from(&p->admin, p->d, cfg, &p->sockets, reterr);
+	if (r == 0 && p->talk < 0)
+		answer(p, ops);
+	if (r == 0)
+		r = daemon_start(p->d, reterr);
+	if (r == 0 && p->talk >= 0)
+		r = take_over(p, ops, reterr);
+	if (r < 0 && p->talk >= 0) { /* what we have of it is the other's still */
+		if (p->admin)
+			admin_leave(p->admin);
+		kernel_hand_over(&p->d->kernel);
+	}
+	if (r == 0)
+		control_start(&p->ctl, p->d);
+	adopt_rest(&p->sockets, r == 0 ? left_over : NULL);
+	return r;
+}
+
 static int run(struct program *p, struct snapshot *first)
 {
-	struct admin_ops ops = { .drain = drain, .check = check_text, .reload = reload, .watch = watch_health, .arg = p };
+	struct admin_ops ops = { .drain = drain, .check = check_text, .reload = reload, .watch = watch_health, .upgrade = upgrade,
+				 .upgrade_state = how_upgrade_is, .arg = p };
 	const struct config *cfg = first->cfg;
-	struct policy_ops policy_ops;
 	struct err e = { "" };
 	sigset_t set;
 	AUTO_FD sfd = -1;
@@ -358,33 +488,23 @@ static int run(struct program *p, struct snapshot *first)
 	if (r < 0)
 		snapshot_destroy(first);
 	else
-		r = daemon_create(&p->d, first, &e);
-	p->ctl.d = p->d;
-	if (r == 0) {
-		health_hold(&p->d->health);
-		drain_init(&p->drain, p->d, &p->notify);
-	}
-	if (r == 0)
-		r = admin_start(&p->admin, p->d, cfg, &e);
-	if (r == 0) {
-		admin_set_ops(p->admin, &ops);
-		applied_ops(&p->ctl, &policy_ops);
-		admin_set_policies(p->admin, &policy_ops);
-		admin_set_certs(p->admin, &(struct cert_ops){ .list = creds_list, .arg = p->ctl.creds });
-		r = daemon_start(p->d, &e);
-	}
-	if (r == 0)
-		control_start(&p->ctl, p->d);
+		r = begin(p, first, &ops, &e);
 	if (r < 0 || !p->d) {
 		log_err(LA_MAIN, "%s", e.msg);
 	} else {
 		log_info(LA_MAIN, "aditd %s ready: node %s, %u workers, wolfSSL %s", ADIT_VERSION, cfg->node.id, cfg->workers, tls_library());
 		if (!tls_library_tuned())
 			log_warn(LA_MAIN, "the packaged wolfSSL is many times slower than the tuned build: run make setup where it can be built");
+		if (upgrade_open(&p->upgrade, p->d, p->admin, &p->notify, p->argv, &e) < 0)
+			log_warn(LA_MAIN, "%s", e.msg);
+		fdstore_update(&p->store, p->d, p->admin, &p->notify);
 		notify_ready(&p->notify, "ready");
 		serve(p, sfd);
-		notify_stopping(&p->notify);
+		if (!atomic_load(&p->replaced))
+			notify_stopping(&p->notify);
 	}
+	upgrade_close(&p->upgrade);
+	fdstore_finish(&p->store);
 	if (p->d)
 		health_release(&p->d->health); /* or a scrape would hold up the next line */
 	admin_stop(p->admin);
@@ -398,7 +518,7 @@ static int run(struct program *p, struct snapshot *first)
 int main(int argc, char **argv)
 {
 	struct options o;
-	struct program p = { NULL };
+	struct program p = { .talk = -1, .argv = argv, .upgrade = { .listen = -1, .peer = -1, .epoll = -1 } };
 	struct control_override over;
 	struct snapshot *first = NULL;
 	struct config *cfg = NULL;
@@ -419,6 +539,7 @@ int main(int argc, char **argv)
 		config_free(cfg);
 		return r != 0;
 	}
+	p.take_over = o.upgrade;
 	r = control_open(&p.ctl, o.config, &over, &first, &e);
 	if (r < 0) {
 		fprintf(stderr, "aditd: %s\n", e.msg);

@@ -12,8 +12,15 @@
 #include <stddef.h>
 
 struct admin;
+struct adopt; /* net/adopt.h */
 struct text;   /* base/text.h */
 struct daemon; /* chain/daemon.h */
+
+/** struct admin_upgrade - how far a successor is; texts of the program, until the next call */
+struct admin_upgrade {
+	int pid; /* of the new daemon; 0: there is none */
+	const char *state, *why;
+};
 
 /**
  * struct admin_ops - what the API may ask of the program; called on the main thread, from admin_run()
@@ -23,6 +30,7 @@ struct daemon; /* chain/daemon.h */
  *		same layer.)
  * @reload:	read the configuration again and bring it into force; @ret_report says what has changed, a line each.
  *		Return: 0 or a negative errno with the sentence; then nothing has changed.
+ * @upgrade:	start @program (NULL: our own file) to take over. Return: its pid, or a negative errno with the sentence.
  * @watch:	called every now and then by the health thread, not the main one: look whether all is well. Return: ms until the next call.
  * @arg:	first argument of all
  * A member that is NULL is answered with 501.
@@ -31,6 +39,8 @@ struct admin_ops {
 	void (*drain)(void *arg, uint64_t within_ms);
 	int (*check)(void *arg, const char *name, const char *text, size_t n, struct err *reterr);
 	uint64_t (*watch)(void *arg);
+	int (*upgrade)(void *arg, const char *program, struct err *reterr);
+	void (*upgrade_state)(void *arg, struct admin_upgrade *ret);
 	int (*reload)(void *arg, struct text *ret_report, struct err *reterr);
 	void *arg;
 };
@@ -42,6 +52,12 @@ struct admin_ops {
  * Return: 0 or -errno with the sentence; then nothing is left behind.
  */
 int admin_start(struct admin **ret, struct daemon *d, const struct config *c, struct err *reterr);
+/** admin_start_from() - the same, with sockets out of @set where it has them; the TCP address is not answered before admin_set_ops() */
+int admin_start_from(struct admin **ret, struct daemon *d, const struct config *c, struct adopt *set, struct err *reterr);
+/** admin_sockets() - the listening sockets, still ours; -1: none */
+void admin_sockets(const struct admin *a, int *ret_local, int *ret_public);
+/** admin_leave() - another process answers at both addresses now: take no more connections, finish those that there are */
+void admin_leave(struct admin *a);
 /** admin_set_ops() - before the first admin_run(); copied */
 void admin_set_ops(struct admin *a, const struct admin_ops *ops);
 /** admin_set_policies() - the same for policies and the audit log */

@@ -70,6 +70,8 @@ static const struct route routes[] = {
 	{"GET", ADIT_API_CERTS, 0, NULL, api_certs, "identities, their certificates, CAs and revocation lists"},
 	{"GET", ADIT_API_DRAIN, 0, NULL, api_drain_progress, "how far a drain is"},
 	{"POST", ADIT_API_DRAIN, R_CHANGE, NULL, api_drain, "drain and end: {\"within_ms\": N}"},
+	{"GET", ADIT_API_UPGRADE, 0, NULL, api_upgrade_state, "how far a new daemon is that takes over"},
+	{"POST", ADIT_API_UPGRADE, R_CHANGE, NULL, api_upgrade, "start a new daemon that takes over: {\"program\": FILE}"},
 	{"GET", ADIT_API_METRICS, R_PUBLIC, NULL, api_metrics, "Prometheus metrics"},
 	{"GET", ADIT_API_METRICS_ISTIO, R_PUBLIC, NULL, api_metrics, "the same"},
 	{"GET", ADIT_API_READY, R_PUBLIC, NULL, api_ready, "200 when ready, 503 when starting or draining"},

@@ -107,5 +107,7 @@ void api_add_limits(struct text *t, struct daemon *d); /* metrics families */
 /* certs.c */
 api_handler api_certs;
 void api_add_certs(struct text *t, const struct api *a); /* metrics families */
+/* upgrade.c */
+api_handler api_upgrade, api_upgrade_state;
 /* scrape.c */
 api_handler api_metrics;

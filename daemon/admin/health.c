@@ -107,7 +107,7 @@ static void *run(void *arg)
 	struct health_thread *t = arg;
 	struct pollfd p[2] = {{.fd = t->stop, .events = POLLIN}, {.fd = t->site->epoll, .events = POLLIN}};
 	struct api *api = t->site->api;
-	uint64_t next = 0, now;
+	uint64_t next = 0, now, n;
 
 	for (;;) {
 		now = now_ms();
@@ -117,10 +117,15 @@ static void *run(void *arg)
 		}
 		if (poll(p, 2, (int)(next > now ? next - now : 0)) < 0 && errno != EINTR)
 			return NULL;
-		if (p[0].revents)
+		if (p[0].revents && !atomic_load(&t->site->leaving))
 			return NULL;
-		if (p[1].revents)
+		if (p[0].revents && read(t->stop, &n, sizeof(n)) == sizeof(n)) {
+			site_leave(t->site);
+			atomic_store(&t->site->leaving, false);
+		}
+		if (p[1].revents && atomic_load(&api->ops_set)) /* until then somebody else may answer there */
 			site_run(t->site);
+		p[1].events = atomic_load(&api->ops_set) ? POLLIN : 0;
 	}
 }
 
@@ -146,6 +151,16 @@ int health_thread_start(struct health_thread **ret, struct site *site, struct er
 	pthread_setname_np(t->thread, "health");
 	*ret = t;
 	return 0;
+}
+
+void health_thread_leave(struct health_thread *t)
+{
+	uint64_t one = 1;
+
+	atomic_store(&t->site->leaving, true);
+	(void)!write(t->stop, &one, sizeof(one));
+	while (atomic_load(&t->site->leaving)) /* it answers within a scrape */
+		(void)poll(NULL, 0, 1);
 }
 
 void health_thread_stop(struct health_thread *t)

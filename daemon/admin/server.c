@@ -16,6 +16,7 @@
 #include "admin/sock.h"
 #include "base/clean.h"
 #include "base/log.h"
+#include "net/adopt.h"
 #include <adit/admin.h>
 #include <inttypes.h>
 #include <microhttpd.h>
@@ -381,7 +382,7 @@ static int watch(struct site *s, int fd, struct err *reterr)
 
 int site_init(struct site *s, struct api *api, bool public_, struct err *reterr)
 {
-	*s = (struct site){.api = api, .public_ = public_};
+	*s = (struct site){.api = api, .public_ = public_, .listen = -1};
 	LIST_INIT(&s->clients);
 	s->epoll = epoll_create1(EPOLL_CLOEXEC);
 	s->timer = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC);
@@ -406,15 +407,18 @@ int site_open(struct site *s, int fd, struct err *reterr)
 		return err_set(reterr, -EIO, "admin: libmicrohttpd does not start; the log at level debug may say why");
 	}
 	s->mhd = d; /* from here on site_finish() ends it */
+	s->listen = fd;
 	i = MHD_get_daemon_info(d, MHD_DAEMON_INFO_EPOLL_FD);
 	if (!i)
 		return err_set(reterr, -ENOSYS, "admin: this libmicrohttpd has no epoll");
 	return watch(s, i->epoll_fd, reterr);
 }
 
-int site_leave(struct site *s)
+void site_leave(struct site *s)
 {
-	return s->mhd ? (int)MHD_quiesce_daemon(s->mhd) : -1;
+	if (s->mhd && s->listen >= 0 && MHD_quiesce_daemon(s->mhd) != MHD_INVALID_SOCKET)
+		close(s->listen); /* it is ours now, the library forgets it */
+	s->listen = -1;
 }
 
 void site_finish(struct site *s)
@@ -425,10 +429,10 @@ void site_finish(struct site *s)
 		close(s->timer);
 	if (s->epoll >= 0)
 		close(s->epoll);
-	*s = (struct site){.epoll = -1, .timer = -1};
+	*s = (struct site){.epoll = -1, .timer = -1, .listen = -1};
 }
 
-static int start_local(struct admin *a, const struct config *c, struct err *reterr)
+static int start_local(struct admin *a, const struct config *c, struct adopt *set, struct err *reterr)
 {
 	int fd;
 
@@ -438,21 +442,32 @@ static int start_local(struct admin *a, const struct config *c, struct err *rete
 	if (!a->path)
 		return err_set(reterr, -ENOMEM, "admin: out of memory");
 	a->local.path = a->path;
-	fd = sock_unix(a->path, c->admin_mode, &a->file, reterr);
+	fd = adopt_take_path(set, a->path);
+	if (fd >= 0)
+		sock_unix_adopted(a->path, &a->file);
+	else
+		fd = sock_unix(a->path, c->admin_mode, &a->file, reterr);
 	return fd < 0 ? fd : site_open(&a->local, fd, reterr);
 }
 
-static int start_public(struct admin *a, const struct config *c, struct err *reterr)
+static int start_public(struct admin *a, const struct config *c, struct adopt *set, struct err *reterr)
 {
 	int fd;
 
 	if (c->metrics.family == AF_UNSPEC)
 		return 0;
-	fd = sock_tcp(&c->metrics, reterr);
+	fd = set ? adopt_take(set, &c->metrics, adopt_netns(-1), "admin.metrics") : -1;
+	if (fd < 0)
+		fd = sock_tcp(&c->metrics, reterr);
 	return fd < 0 ? fd : site_open(&a->public_, fd, reterr);
 }
 
 int admin_start(struct admin **ret, struct daemon *d, const struct config *c, struct err *reterr)
+{
+	return admin_start_from(ret, d, c, NULL, reterr);
+}
+
+int admin_start_from(struct admin **ret, struct daemon *d, const struct config *c, struct adopt *set, struct err *reterr)
 {
 	struct admin *a = calloc(1, sizeof(*a));
 	int r;
@@ -460,14 +475,14 @@ int admin_start(struct admin **ret, struct daemon *d, const struct config *c, st
 	if (!a)
 		return err_set(reterr, -ENOMEM, "admin: out of memory");
 	a->api.d = d;
-	a->public_.epoll = a->public_.timer = -1;
+	a->public_.epoll = a->public_.timer = a->public_.listen = -1;
 	r = site_init(&a->local, &a->api, false, reterr);
 	if (r == 0)
 		r = site_init(&a->public_, &a->api, true, reterr);
 	if (r == 0)
-		r = start_local(a, c, reterr);
+		r = start_local(a, c, set, reterr);
 	if (r == 0)
-		r = start_public(a, c, reterr);
+		r = start_public(a, c, set, reterr);
 	if (r == 0)
 		r = health_thread_start(&a->health, &a->public_, reterr);
 	if (r < 0) {
@@ -476,6 +491,19 @@ int admin_start(struct admin **ret, struct daemon *d, const struct config *c, st
 	}
 	*ret = a;
 	return 0;
+}
+
+void admin_sockets(const struct admin *a, int *ret_local, int *ret_public)
+{
+	*ret_local = a->local.listen;
+	*ret_public = a->public_.listen;
+}
+
+void admin_leave(struct admin *a)
+{
+	site_leave(&a->local);
+	health_thread_leave(a->health);
+	a->file.path = NULL; /* the file is the other's */
 }
 
 void admin_stop(struct admin *a)

@@ -16,7 +16,8 @@ struct site {
 	bool public_;	  /* TCP: metrics and health only */
 	const char *path; /* UNIX: the file, for who may do what; else NULL */
 	struct MHD_Daemon *mhd; /* NULL: none */
-	int epoll, timer;
+	int epoll, timer, listen; /* listen: the library's */
+	_Atomic bool leaving; /* asked for by another thread */
 	struct client_list clients;
 	struct log_rates logs;	/* of what clients can provoke */
 };
@@ -27,8 +28,8 @@ int site_init(struct site *s, struct api *api, bool public_, struct err *reterr)
 int site_open(struct site *s, int fd, struct err *reterr);
 /** site_run() - when s->epoll is readable */
 void site_run(struct site *s);
-/** site_leave() - take no more connections; those that there are get their answers. Return: the listening socket, the caller's; -1. */
-int site_leave(struct site *s);
+/** site_leave() - take no more connections; those that there are get their answers. In the thread of site_run(). */
+void site_leave(struct site *s);
 void site_finish(struct site *s);
 
 /* ---- health.c ---- */
@@ -38,5 +39,7 @@ struct health_thread;
  * Return: 0 or -errno with the sentence.
  */
 int health_thread_start(struct health_thread **ret, struct site *site, struct err *reterr);
+/** health_thread_leave() - site_leave(), in its thread */
+void health_thread_leave(struct health_thread *t);
 /** health_thread_stop() - and wait for it. NULL is fine. */
 void health_thread_stop(struct health_thread *t);

@@ -104,6 +104,15 @@ int sock_unix(const char *path, mode_t mode, struct sock_file *ret_file, struct 
 	return fd_take(&fd);
 }
 
+void sock_unix_adopted(const char *path, struct sock_file *ret_file)
+{
+	struct stat st;
+
+	*ret_file = (struct sock_file){0};
+	if (lstat(path, &st) == 0)
+		*ret_file = (struct sock_file){.path = path, .dev = st.st_dev, .ino = st.st_ino};
+}
+
 void sock_unix_remove(const struct sock_file *f)
 {
 	struct stat st;

@@ -16,6 +16,8 @@ struct sock_file {
  * Return: descriptor, or -EADDRINUSE (another daemon answers), -EEXIST (a file that is no socket), -errno.
  */
 int sock_unix(const char *path, mode_t mode, struct sock_file *ret_file, struct err *reterr);
+/** sock_unix_adopted() - the socket bound to @path came from another process: the file is ours to remove now */
+void sock_unix_adopted(const char *path, struct sock_file *ret_file);
 /** sock_unix_remove() - unlink the file if it is still the one that was bound */
 void sock_unix_remove(const struct sock_file *f);
 /** sock_tcp() - bind @a and listen. Return: descriptor or -errno with the sentence. */

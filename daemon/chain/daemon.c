@@ -26,9 +26,12 @@ void listener_spread(const struct cfg_listener *l, int fd0, uint32_t n_workers)
 }
 
 /* one socket per worker in a reuseport group; the order of binding is the order of indexes that sock_spread_by_source() picks from */
-static int bind_listener(struct daemon *d, const struct cfg_listener *l, struct err *reterr)
+static int bind_listener(struct daemon *d, const struct cfg_listener *l, struct adopt *set, struct err *reterr)
 {
-	int r;
+	int r = takeover_bind(d, l, set, reterr);
+
+	if (r)
+		return r < 0 ? r : 0;
 
 	for (uint32_t i = 0; i < d->n_workers; i++) {
 		r = listener_open(d->workers[i].listeners[l->slot], i == 0, reterr);
@@ -43,7 +46,7 @@ static int bind_listener(struct daemon *d, const struct cfg_listener *l, struct 
 	return 0;
 }
 
-static int workers_create(struct daemon *d, struct err *reterr)
+static int workers_create(struct daemon *d, struct adopt *set, struct err *reterr)
 {
 	int r = 0;
 
@@ -60,11 +63,16 @@ static int workers_create(struct daemon *d, struct err *reterr)
 		return err_set(reterr, r, "worker: %s", strerror(-r));
 	for (uint32_t i = 0; r == 0 && i < d->cfg->n_listeners; i++)
 		if (d->cfg->listeners[i].type != LISTENER_INTERNAL)
-			r = bind_listener(d, &d->cfg->listeners[i], reterr);
+			r = bind_listener(d, &d->cfg->listeners[i], set, reterr);
 	return r;
 }
 
 int daemon_create(struct daemon **ret, struct snapshot *first, struct err *reterr)
+{
+	return daemon_create_from(ret, first, NULL, false, reterr);
+}
+
+int daemon_create_from(struct daemon **ret, struct snapshot *first, struct adopt *set, bool hold, struct err *reterr)
 {
 	struct daemon *d = calloc(1, sizeof(*d));
 	const struct config *cfg = first->cfg;
@@ -81,6 +89,7 @@ int daemon_create(struct daemon **ret, struct snapshot *first, struct err *reter
 	clock_gettime(CLOCK_MONOTONIC, &ts);
 	d->start_us = (uint64_t)ts.tv_sec * 1000000u + (uint64_t)ts.tv_nsec / 1000u;
 	d->snap = first;
+	d->hold = hold;
 	d->cfg = cfg;
 	d->n_workers = first->n_workers;
 	d->drained_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
@@ -95,8 +104,8 @@ int daemon_create(struct daemon **ret, struct snapshot *first, struct err *reter
 	if (r == 0)
 		r = kernel_probe(&d->kernel, cfg, reterr); /* before sockets are made: the bypass notes who made them */
 	if (r == 0)
-		r = workers_create(d, reterr);
-	if (r == 0)
+		r = workers_create(d, set, reterr);
+	if (r == 0 && !hold)
 		r = kernel_attach(d, reterr);
 	if (r == 0 && cfg->access_log.enabled)
 		r = access_log_start(&d->access_log, &cfg->access_log, &cfg->node, d->rings, d->n_workers, reterr);
@@ -116,9 +125,37 @@ int daemon_start(struct daemon *d, struct err *reterr)
 		if (r < 0)
 			return err_set(reterr, r, "worker thread %u: %s", i, strerror(-r));
 	}
+	if (!d->hold) {
+		d->ready = true;
+		health_phase_set(&d->health, HEALTH_READY);
+	}
+	return 0;
+}
+
+static void open_run(struct order *o, void *owner)
+{
+	worker_accept(owner);
+	free(o);
+}
+
+void daemon_open(struct daemon *d)
+{
+	struct err e = { "" };
+
+	(void)kernel_attach(d, &e); /* what it lacks it has said */
+	for (uint32_t i = 0; i < d->n_workers; i++) {
+		struct order *o = malloc(sizeof(*o));
+
+		while (!o) { /* nothing to go back to any more */
+			(void)poll(NULL, 0, 10);
+			o = malloc(sizeof(*o));
+		}
+		*o = (struct order){ .run = open_run };
+		while (!loop_post(&d->workers[i].loop, o))
+			(void)poll(NULL, 0, 1);
+	}
 	d->ready = true;
 	health_phase_set(&d->health, HEALTH_READY);
-	return 0;
 }
 
 int daemon_call(struct daemon *d, uint32_t i, struct call *c)
@@ -188,6 +225,7 @@ void daemon_destroy(struct daemon *d)
 	for (uint32_t i = 0; d->workers && i < d->n_workers; i++)
 		access_ring_finish(&d->workers[i].access);
 	kernel_finish(&d->kernel, !d->draining);
+	takeover_finish(d);
 	health_finish(d);
 	daemon_swap_finish(d);
 	tracing_finish(d);

@@ -6,6 +6,7 @@
 #include "base/err.h"
 #include "chain/health.h"
 #include "chain/kernel.h"
+#include "chain/takeover.h"
 #include "chain/limits.h"
 #include "chain/worker.h"
 #include <stdatomic.h>
@@ -41,6 +42,8 @@ struct daemon {
 	_Atomic uint32_t drained;	 /* workers that have finished draining */
 	int drained_fd;			 /* eventfd: a worker has drained */
 	bool ready, draining;
+	bool hold;			 /* workers do not accept before daemon_open() */
+	struct spares *spares;		 /* takeover.c; the first worker's once it runs */
 	bool sockets_shared;		 /* listening sockets are somebody else's, too; before workers look at it */
 };
 
@@ -50,6 +53,13 @@ struct daemon {
  * Return: 0 or -errno with the sentence.
  */
 int daemon_create(struct daemon **ret, struct snapshot *first, struct err *reterr);
+/**
+ * daemon_create_from() - the same with sockets of others, who may still use them: those of @set that listeners want are taken
+ * @hold: accept nothing and attach nothing to the kernel before daemon_open()
+ */
+int daemon_create_from(struct daemon **ret, struct snapshot *first, struct adopt *set, bool hold, struct err *reterr);
+/** daemon_open() - after daemon_start(), when it was to hold: now it is ours */
+void daemon_open(struct daemon *d);
 int daemon_start(struct daemon *d, struct err *reterr);
 /**
  * daemon_drain() - returns at once; daemon_drained() when all workers are empty or the time is over. What is still open in the last

@@ -112,6 +112,12 @@ int kernel_attach(struct daemon *d, struct err *reterr)
 	return 0;
 }
 
+void kernel_hand_over(struct kernel *k)
+{
+	capture_hand_over(k->capture);
+	local_hand_over(k->local);
+}
+
 void kernel_finish(struct kernel *k, bool keep)
 {
 	steer_destroy(TAKE(k->steer));

@@ -42,6 +42,8 @@ struct kernel {
 int kernel_probe(struct kernel *k, const struct config *cfg, struct err *reterr);
 /** kernel_attach() - what needs the listeners' sockets: capture, steering. Return: as above. */
 int kernel_attach(struct daemon *d, struct err *reterr);
+/** kernel_hand_over() - another daemon of ours goes on with what is pinned, and with rules and routes: they stay when we end */
+void kernel_hand_over(struct kernel *k);
 /** kernel_finish() - @keep: capture stays for the next agent. Accepts zeroed memory. */
 void kernel_finish(struct kernel *k, bool keep);
 /** kernel_fd() - becomes readable when kernel_run() has something to do; -1: never */

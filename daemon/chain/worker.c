@@ -105,17 +105,25 @@ int worker_init(struct worker *w, struct daemon *d, uint32_t index)
 	return r;
 }
 
-static void *worker_thread(void *arg)
+void worker_accept(struct worker *w)
 {
-	struct worker *w = arg;
-
 	for (uint32_t i = 0; i < LISTENER_SLOTS; i++) {
 		union ev_ref ref = { .kind = EV_LISTENER, .idx = i };
 
 		if (w->listeners[i] && w->listeners[i]->fd >= 0)
 			(void)loop_watch_level(&w->loop, w->listeners[i]->fd, ref, EPOLLIN);
 	}
+	if (w->loop.worker == 0)
+		takeover_start(w);
 	places_start(w);
+}
+
+static void *worker_thread(void *arg)
+{
+	struct worker *w = arg;
+
+	if (!w->d->hold)
+		worker_accept(w);
 	health_thread_begins();
 	loop_run(&w->loop);
 	return NULL;

@@ -97,6 +97,8 @@ struct worker {
 
 int worker_init(struct worker *w, struct daemon *d, uint32_t index);
 int worker_start(struct worker *w);
+/** worker_accept() - on the worker: connections may come now */
+void worker_accept(struct worker *w);
 void worker_join(struct worker *w);
 void worker_finish(struct worker *w);
 /**

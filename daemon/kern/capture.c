@@ -208,11 +208,21 @@ void capture_leave(struct capture *c)
 	take_ours(c, false);
 }
 
+void capture_hand_over(struct capture *c)
+{
+	if (!c)
+		return;
+	c->handed = true;
+	c->ours = 0;
+	if (!c->obj.pin[0])
+		capture_obj_close(&c->obj); /* not the claims: workers have them */
+}
+
 void capture_destroy(struct capture *c, bool keep)
 {
 	if (!c)
 		return;
-	if (!keep) {
+	if (!keep && !c->handed) {
 		AUTO_FD lock = c->obj.pin[0] ? place_pins(c->cfg->kernel.pin, false, NULL) : -1;
 
 		(void)lock;
@@ -304,6 +314,11 @@ void capture_age(struct capture *c)
 
 	if (now - c->registered_ms >= REGISTER_MS) {
 		c->registered_ms = now;
+		if (c->handed) {
+			if (c->obj.reg >= 0)
+				(void)capture_obj_run(&c->obj);
+			return;
+		}
 		if (!capturing(c->cfg)) { /* others may have taken their pins away, and pinned new ones */
 			capture_obj_close(&c->obj);
 			(void)join(c);

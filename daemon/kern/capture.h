@@ -40,6 +40,11 @@ int capture_create(struct capture **ret, const struct config *cfg, int (*fd)(voi
 		   struct err *reterr);
 /** capture_leave() - the listeners are about to be closed: rules that fail open end now. NULL is fine. */
 void capture_leave(struct capture *c);
+/**
+ * capture_hand_over() - another process of the same owner captures now, with the same pins: rules are its business from here on. What is
+ * pinned nowhere is taken away, so that only its programs run. NULL is fine.
+ */
+void capture_hand_over(struct capture *c);
 /** capture_destroy() - @keep: as if killed. Else as capture_leave(), and the last rule takes everything with it. NULL is fine. */
 void capture_destroy(struct capture *c, bool keep);
 /** struct capture_claim - what is known of a captured connection */

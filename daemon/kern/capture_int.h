@@ -27,6 +27,7 @@ struct capture {
 	uint64_t owner, *netns;	    /* netns: cookie, by listener id */
 	int claims;		    /* the map, for workers: this number stays when the objects are opened anew */
 	uint32_t ours;		    /* bits: slots that have rules of ours */
+	bool handed;		    /* to another process; we only stay known as an agent */
 	uint32_t pending;
 	uint64_t registered_ms, aged_ms;
 	_Atomic uint64_t claimed;

@@ -394,6 +394,12 @@ int local_create(struct local **ret, struct err *reterr)
 	return 0;
 }
 
+void local_hand_over(struct local *l)
+{
+	if (l)
+		l->handed = true;
+}
+
 void local_destroy(struct local *l)
 {
 	if (!l)

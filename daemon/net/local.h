@@ -10,7 +10,9 @@ struct local;
 
 /** local_create() - Return: 0 or -errno with the sentence. local_fd() becomes readable when something changed: local_run(). */
 int local_create(struct local **ret, struct err *reterr);
-void local_destroy(struct local *l); /* also takes away what local_transparent() made; workers have stopped. NULL is fine. */
+void local_destroy(struct local *l);
+/** local_hand_over() - another process goes on: rules and routes stay when we end. NULL is fine. */
+void local_hand_over(struct local *l); /* also takes away what local_transparent() made; workers have stopped. NULL is fine. */
 int local_fd(const struct local *l);
 void local_run(struct local *l);
 /** local_tick() - once a second: what failed is tried again, policy routing that somebody else took away is put back */

@@ -25,6 +25,7 @@ struct local {
 	bool dirty;		   /* something has changed since the snapshot was taken */
 	uint64_t changes;
 	struct place *places;
+	bool handed;		   /* to another process: places stay as they are */
 };
 
 /** local_ask() - a netlink socket for questions in the namespace @fd (-1: ours). Return: 0 or -errno. */

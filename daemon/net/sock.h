@@ -55,7 +55,9 @@ int sock_connect_how(const struct addr *a, const struct sock_how *how, struct er
 int sock_error(int fd);
 int sock_local(int fd, struct addr *ret);
 /** sock_reset() - close with RST instead of FIN (SO_LINGER 0, socket(7)) */
-int sock_spread_plain(int fd); /* the kernel chooses again. Return: 0 or -errno */
+int sock_spread_plain(int fd);
+/** sock_spread_first() - new connections go to the first @n listeners of the group only, to any of them */
+int sock_spread_first(int fd, uint32_t n); /* the kernel chooses again. Return: 0 or -errno */
 void sock_reset(int fd);
 /** sock_tunnel_options() - keep-alive and a low-water mark for unsent bytes, so that scheduling happens late (tcp(7)) */
 void sock_tunnel_options(int fd);

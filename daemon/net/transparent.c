@@ -303,7 +303,8 @@ int local_transparent(struct local *l, const char *netns, struct err *reterr)
 	p->ns.name = p->name;
 	r = place_set(p, reterr);
 	if (r < 0 && !(p->name && r == -ENOENT)) { /* a namespace that is not there yet may come */
-		place_unset(p);
+		if (!l->handed)
+			place_unset(p);
 		place_free(p);
 		return r;
 	}

@@ -26,6 +26,7 @@
 #define ADIT_API_LOG_LEVEL    "/v1/log-level"
 #define ADIT_API_CONFIG_CHECK "/v1/config/check"
 #define ADIT_API_DRAIN	      "/v1/drain"
+#define ADIT_API_UPGRADE      "/v1/upgrade"
 #define ADIT_API_POLICIES     "/v1/policies" /* GET; POST ?if_generation= &dry_run= &prune= &file= */
 #define ADIT_API_POLICY	      "/v1/policies/" /* and the name; GET, PUT, DELETE */
 #define ADIT_API_POLICIES_CHECK "/v1/policies/check"

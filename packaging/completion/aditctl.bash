@@ -10,7 +10,7 @@ _aditctl_names()	# JSON-KEY COMMAND...: values of a member, as the running daemo
 _aditctl()
 {
 	local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]}
-	local commands='status listener chain cluster tunnel conn policy audit denied kernel limits stats log-level config reload drain metrics version help'
+	local commands='status listener chain cluster tunnel conn policy audit denied kernel limits stats log-level config reload drain upgrade metrics version help'
 	local options='--socket --output --help' command='' sub='' i
 	local -a socket=()
 
@@ -39,6 +39,7 @@ _aditctl()
 	drain) options+=' --within --no-wait' ;;
 	policy) options+=' --watch --file --prune --dry-run --if-generation --config --src --dst --listener --principal --authority --header --metadata' ;;
 	audit) options+=' --limit' ;;
+	upgrade) options+=' --no-wait' ;;
 	esac
 	if [[ $cur == -* ]]; then
 		COMPREPLY=($(compgen -W "$options" -- "$cur"))

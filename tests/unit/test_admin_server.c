@@ -55,8 +55,10 @@ static int start_with(struct err *e)
 	struct admin *a = NULL;
 	int r = admin_start(&a, &d, &conf, e);
 
-	if (r == 0)
+	if (r == 0) {
 		admin = a;
+		admin_set_ops(a, &(struct admin_ops){.arg = NULL}); /* from here on the TCP address is answered */
+	}
 	return r;
 }
 

@@ -71,6 +71,8 @@
 	X(CAPTURED, "captured", "connections whose original destination was claimed")                                           \
 	X(PROXY_HEADERS, "proxy_headers", "PROXY headers accepted")                                                              \
 	X(PROXY_REFUSED, "proxy_refused", "connections refused for a bad or missing PROXY header")                               \
+	X(WORKLOAD_ASKED, "workload_asked", "connections whose process the kernel was asked for")                              \
+	X(WORKLOAD_REFUSED, "workload_refused", "connections refused because no workload has them, or it cannot be told which")   \
 	X(SHORTCUTS, "shortcuts", "connections to a tunnel endpoint that is this node: taken to its listener directly")          \
 	X(MEMORY_PRESSURE, "memory_pressure", "times windows were shrunk because the memory budget was used up")
 

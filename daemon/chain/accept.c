@@ -109,7 +109,9 @@ const char *conn_principal(const struct conn *c)
 {
 	const struct leg *g = &c->leg[SRC];
 
-	return g->who && g->who->tls.id[0] ? g->who->tls.id : c->principal;
+	if (g->who && g->who->tls.id[0])
+		return g->who->tls.id;
+	return c->principal ? c->principal : whose_principal(c);
 }
 
 /* inner listeners have limits, too; the outermost one's was looked at before there was a connection */
@@ -181,9 +183,12 @@ void conn_go(struct conn *c, const struct cfg_listener *l, struct stage_context 
 static void route_tcp(struct conn *c)
 {
 	const struct cfg_listener *l = &c->snap->cfg->listeners[c->stages.id[0]];
-	struct stage_context ctx = { .src = c->src, .orig_dst = c->orig_dst, .principal = c->principal };
+	struct stage_context ctx = { .src = c->src, .orig_dst = c->orig_dst };
 	char a[ADDR_STR];
 
+	if (!whose_source(c))
+		return;
+	ctx.principal = conn_principal(c);
 	ctx.in.addr = c->orig_dst;
 	ctx.in.port = c->orig_dst.port;
 	if (c->authority)
@@ -308,6 +313,7 @@ static void captured(struct conn *c, const struct cfg_listener *l)
 		return;
 	stats_inc(&c->w->loop.stats, ST_CAPTURED);
 	c->orig_dst = claim.to;
+	whose_captured(c, &claim);
 }
 
 static void accept_tcp(struct worker *w, const struct cfg_listener *l, int fd, const struct addr *peer)
@@ -342,6 +348,8 @@ static void accept_tcp(struct worker *w, const struct cfg_listener *l, int fd, c
 
 static void accept_tunnel(struct worker *w, const struct cfg_listener *l, int fd, const struct addr *peer)
 {
+	int r = -EBUSY;
+
 	/* the limit is per worker: a hostile peer must not lock out the others by an atomic of all */
 	if (w->draining && !w->closing)
 		refused_log(w, l, peer, DENIAL_OVERLOAD, "draining");
@@ -349,9 +357,13 @@ static void accept_tunnel(struct worker *w, const struct cfg_listener *l, int fd
 		refused_log(w, l, peer, DENIAL_LIMIT, "limits.max_tunnels_in is reached");
 	else if (!limits_tunnel(w, l))
 		refused_log(w, l, peer, DENIAL_RATE, "the listener's tunnel_rate is exceeded");
-	else if (tunnel_accept(&w->tunnels, fd, l, peer) < 0)
-		refused_log(w, l, peer, DENIAL_OVERLOAD, "out of memory");
 	else
+		r = tunnel_accept(&w->tunnels, fd, l, peer);
+	if (r == -EACCES)
+		refused_log(w, l, peer, DENIAL_IDENTITY, "no workload has the address asked for, and it has no identity_default");
+	else if (r == -ENOMEM)
+		refused_log(w, l, peer, DENIAL_OVERLOAD, "out of memory");
+	if (r == 0)
 		return;
 	sock_reset(fd);
 }
@@ -525,7 +537,8 @@ static void on_request(void *owner, struct tunnel *t, int32_t id, const struct h
 	ctx.principal = t->who->tls.id[0] ? t->who->tls.id : NULL;
 	ctx.src = c->src;
 	ctx.orig_dst = c->orig_dst;
-	conn_go(c, l, &ctx);
+	if (whose_asked(c, t, &in.to.addr))
+		conn_go(c, l, &ctx);
 }
 
 static void on_response(void *owner, struct tunnel *t, struct h2_stream *s, const struct header *h, size_t n, unsigned flags)

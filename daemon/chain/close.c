@@ -119,7 +119,7 @@ static void close_stream(struct conn *c, struct leg *g, enum ending e)
 		if ((e != END_PEER_REFUSED && e != END_PEER_DENIED) || c->status < 400 || c->status > 599)
 			c->status = r->status;
 		conn_trace(c, TRACE_HEADERS, "sent :status: %u", c->status);
-		connect_refuse(&t->h2, g->s.id, c->status, snapshot_self(t->snap, t->identity), tunnel_kin(t) ? c->why ? c->why : r->text : NULL);
+		connect_refuse(&t->h2, g->s.id, c->status, whose_answer(c, t), tunnel_kin(t) ? c->why ? c->why : r->text : NULL);
 	} else if (g->side == DST && !g->answered && !h2_may_reset_early(&t->h2)) {
 		h2_forget(&g->s); /* reset when its answer comes: many early resets look like an attack on the peer */
 	} else {
@@ -142,6 +142,7 @@ static void uncount(struct conn *c)
 		stats_bump(&c->via[i]->active, (uint64_t)-1);
 	}
 	limits_leave(c);
+	whose_end(c);
 	stats_gauge(&c->w->loop.stats, SG_CONNECTIONS, -1);
 	for (int i = 0; i < 2; i++)
 		stats_gauge(&c->w->loop.stats, SG_BUFFERED, -(int64_t)c->leg[i].q.len);

@@ -17,6 +17,7 @@
 #include "chain/recent.h"
 #include "chain/snapshot.h"
 #include "chain/stage.h"
+#include "chain/whose.h"
 #include "chain/tracing.h"
 #include "kern/bypass.h"
 #include "loop/loop.h"
@@ -105,6 +106,8 @@ struct conn {
 	bool counted;		 /* in the cluster's number of connections */
 	bool chosen;		 /* ep's counters have it */
 	bool mismatch;		 /* the source's metadata contradicts its certificate */
+	bool has_uid, claimed;	 /* uid is known; so said the capture */
+	bool workload_counted;
 	bool proxy_wait;	 /* accepted; its PROXY header is awaited */
 	uint8_t staged;		 /* so many of the stages' listeners count it as active */
 	uint8_t n_via;		 /* tunnel endpoints on the way that are this node: the short way */
@@ -120,6 +123,10 @@ struct conn {
 	struct endpoint *ep;	 /* where it went; NULL: none chosen */
 	struct addr src, orig_dst, dst;
 	char *authority;	 /* of the CONNECT received, or the one to send; malloc'd */
+	const struct cfg_workload *workload; /* whose it is: of whoever opened it on this node; NULL: nobody's that is known */
+	const struct cfg_workload *owner;    /* of what was asked for by a tunnel; NULL: the node */
+	uint64_t cgroup;	 /* id, of who opened it; 0: not asked, or not known */
+	uint32_t uid;		 /* the same, if has_uid */
 	char *principal;	 /* of the source, where no certificate on its leg says it: PROXY header, short way; malloc'd */
 	uint8_t trace[24];	 /* trace and parent id, raw */
 	struct buf early_data;	 /* copy of what was sent before the answer, for another try */
@@ -199,9 +206,12 @@ void dial_trace(struct conn *c, char out[TRACEPARENT_LEN + 1]); /* traceparent; 
 /* ---- short.c: the endpoint is this node ---- */
 /** short_way() - the endpoint, chosen, at @to: is it a tunnel listener of ours? true: the connection goes on there, or has ended */
 bool short_way(struct conn *c, const struct addr *to);
-/** short_listener() - which listener of this node would a tunnel of @cl to @to lead to? NULL: none, *ret_why says why there is a tunnel */
-const struct cfg_listener *short_listener(const struct worker *w, const struct snapshot *snap, const struct cfg_cluster *cl, const struct addr *to,
-					  const char **ret_why);
+/**
+ * short_listener() - which listener of this node would a tunnel of @cl to @to, dialled as @mine, lead to?
+ * Return: NULL: none, *ret_why says why there is a tunnel
+ */
+const struct cfg_listener *short_listener(const struct worker *w, const struct snapshot *snap, const struct cfg_cluster *cl,
+					  const struct cfg_identity *mine, const struct addr *to, const char **ret_why);
 
 /* ---- judge.c: policies ---- */
 /** judge_prepare() - @ctx will be judged, and counted as @c's */

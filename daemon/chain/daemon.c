@@ -2,6 +2,7 @@
  * The daemon: certificates, listeners and workers put together, started, drained and taken apart.
  */
 #include "chain/daemon.h"
+#include "chain/whose.h"
 #include "base/clean.h"
 #include "base/log.h"
 #include "net/sock.h"
@@ -98,6 +99,8 @@ int daemon_create_from(struct daemon **ret, struct snapshot *first, struct adopt
 	r = health_init(d);
 	if (r == 0)
 		r = limits_create(&first->limits, cfg, NULL, NULL);
+	if (r == 0)
+		r = workloads_prepare(first, NULL, reterr);
 	r = r < 0 || d->drained_fd < 0 || !d->per_listener || !d->per_cluster ? err_set(reterr, -ENOMEM, "out of memory") : 0;
 	if (r == 0)
 		r = daemon_number(d, first, reterr);

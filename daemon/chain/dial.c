@@ -254,7 +254,7 @@ static void opened_trace(struct conn *c, struct tunnel *t, const char *authority
 	char fwd[FORWARDED_MAX];
 
 	conn_trace(c, TRACE_POOL, "has tunnel %u.%u after %llu us, stream %u", c->w->loop.worker, t->id, (unsigned long long)c->queue_us, c->leg[DST].sid);
-	tracing_headers(c, "sent", t->id, c->leg[DST].sid, h, connect_headers(snapshot_self(t->snap, t->identity), authority, n, &c->src, traceparent, fwd, h));
+	tracing_headers(c, "sent", t->id, c->leg[DST].sid, h, connect_headers(whose_asks(c, t), authority, n, &c->src, traceparent, fwd, h));
 }
 
 static void tunnel_ready(struct pool_wait *wait, struct tunnel *t, int error, const char *why)
@@ -281,7 +281,7 @@ static void tunnel_ready(struct pool_wait *wait, struct tunnel *t, int error, co
 	n = dial_authority(c, text, &authority);
 	dial_trace(c, trace);
 	c->leg[DST].kind = LEG_STREAM;
-	r = connect_open(&t->h2, &c->leg[DST].s, snapshot_self(t->snap, t->identity), authority, n, &c->src, trace);
+	r = connect_open(&t->h2, &c->leg[DST].s, whose_asks(c, t), authority, n, &c->src, trace);
 	if (r < 0) {
 		c->leg[DST].kind = LEG_NONE;
 		if (r == -ESTALE) {
@@ -310,7 +310,7 @@ static void dial_tunnel(struct conn *c, struct cluster *cl, const struct addr *t
 	c->wait.ready = tunnel_ready;
 	c->wait.watch = c->watch;
 	c->wait.trace_id = c->id;
-	r = pool_get(&cl->pool, to, &c->wait, &waited);
+	r = pool_get(&cl->pool, to, whose_identity(c, c->stages.cluster, c->n_via), &c->wait, &waited);
 	if (r == -EBUSY)
 		conn_end(c, END_QUEUE_FULL, "%u connections wait for a tunnel of cluster '%s' already", cl->cfg->pool.queue, cl->cfg->name);
 	else if (r < 0)
@@ -345,7 +345,7 @@ bool dial_again(struct conn *c)
 		buf_finish(&q);
 	}
 	timer_disarm(&c->w->loop.timers, &c->timer);
-	if (pool_get(&cl->pool, &c->dst, &c->wait, &waited) < 0)
+	if (pool_get(&cl->pool, &c->dst, whose_identity(c, c->stages.cluster, c->n_via), &c->wait, &waited) < 0)
 		return false;
 	return true;
 }
@@ -592,7 +592,7 @@ void dial_start(struct conn *c)
 		conn_end(c, END_LIMIT, "cluster '%s' has its %u connections", cl->name, cl->max_connections);
 		return;
 	}
-	if (limits_cluster(c))
+	if (whose_leaves(c) && limits_cluster(c))
 		dial_next(c);
 }
 

@@ -42,6 +42,7 @@ struct explain_way {
 	struct stages stages;
 	struct addr src, wanted; /* as the stages see it; wanted: the original destination, AF_UNSPEC: the name in authority */
 	const char *principal;
+	const struct cfg_workload *workload; /* of the application that opens it; NULL: none, or not known */
 	/* what the context refers to */
 	struct stage_context ctx;
 	struct metadata *md;

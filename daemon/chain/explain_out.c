@@ -7,6 +7,8 @@
  */
 #include "base/clean.h"
 #include "chain/inspect_int.h"
+#include "policy/workload.h"
+#include "tunnel/choose.h"
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -23,6 +25,19 @@ static struct tls_ctx *tls_of(const struct daemon *d, const struct cfg_identity 
 	return snapshot_tls(d->snap, id);
 }
 
+/* as whom it would leave; NULL: nobody */
+static const struct cfg_identity *leaves_as(const struct cfg_cluster *cl, const struct cfg_workload *l)
+{
+	return cl->by_workload && l && l->identity ? l->identity : cl->identity;
+}
+
+static const char *id_of(const struct daemon *d, const struct cfg_identity *id)
+{
+	const struct tls_ctx *t = tls_of(d, id);
+
+	return t ? tls_ctx_id(t) : NULL;
+}
+
 static bool here(void *arg, const struct addr *a)
 {
 	struct daemon *d = arg;
@@ -36,12 +51,16 @@ static bool here(void *arg, const struct addr *a)
 static void put_identity(struct daemon *d, const struct explain_way *w, struct json *j, struct err *ret_why)
 {
 	const struct cfg_listener *l = w->entry;
+	const struct cfg_identity *server;
 	struct err why = { "" };
 	bool ok;
 
 	if (!l || l->type != LISTENER_TUNNEL || !l->tls || !w->principal)
 		return;
-	ok = tls_id_check(tls_of(d, l->identity), w->principal, l->accept_ids, l->n_accept_ids, &why) == 0;
+	server = choose_identity(cfg_of(d), l, &l->address, NULL);
+	if (!server) /* it hangs on the address or name that the peer asks for */
+		return;
+	ok = tls_id_check(tls_of(d, server), w->principal, l->accept_ids, l->n_accept_ids, &why) == 0;
 	json_open(j, "identity", '{');
 	json_str(j, "principal", w->principal);
 	json_bool(j, "accepted", ok);
@@ -88,7 +107,9 @@ static void check_limits(const struct daemon *d, struct explain_way *w)
 static void out_run(struct worker *w, struct call *call)
 {
 	struct rows_call *c = container_of(call, struct rows_call, call);
-	struct cluster *cl = w->clusters[c->arg];
+	struct cluster *cl = w->clusters[(uint32_t)c->arg];
+	uint64_t workload = c->arg >> 32; /* 1 + index */
+	const struct cfg_identity *as;
 	struct out_row *r = &c->rows.out;
 	const struct cfg_listener *l = NULL;
 	struct endpoint *first;
@@ -114,8 +135,9 @@ static void out_run(struct worker *w, struct call *call)
 	else if (first && first->n)
 		r->to = first->addr[first->next % first->n];
 	if (cl->cfg->type == CLUSTER_TUNNEL && r->to.family != AF_UNSPEC) {
-		pool_look(&cl->pool, &r->to, &r->pool);
-		l = short_listener(w, w->snap, cl->cfg, &r->to, &r->short_why);
+		as = leaves_as(cl->cfg, workload && workload <= w->snap->cfg->n_workloads ? &w->snap->cfg->workloads[workload - 1] : NULL);
+		pool_look(&cl->pool, &r->to, as, &r->pool);
+		l = short_listener(w, w->snap, cl->cfg, as, &r->to, &r->short_why);
 	}
 	r->listener = l ? l->slot : UINT32_MAX;
 }
@@ -125,14 +147,16 @@ struct outs {
 	struct out_row *w;
 };
 
-static int outs_ask(struct daemon *d, const struct cfg_cluster *cl, struct outs *ret, struct err *reterr)
+static int outs_ask(struct daemon *d, const struct cfg_cluster *cl, const struct cfg_workload *l, struct outs *ret, struct err *reterr)
 {
+	uint64_t arg = cl->slot | (l ? (l->id + 1ull) << 32 : 0);
+
 	ret->n = (uint32_t)min_u64(d->n_workers, WORKERS_TOLD);
 	ret->w = calloc(ret->n, sizeof(*ret->w));
 	if (!ret->w)
 		return err_set(reterr, -ENOMEM, "out of memory");
 	for (uint32_t i = 0; i < ret->n; i++) {
-		int r = inspect_one(d, i, out_run, cl->slot, &ret->w[i], sizeof(*ret->w));
+		int r = inspect_one(d, i, out_run, arg, &ret->w[i], sizeof(*ret->w));
 
 		if (r < 0)
 			return r;
@@ -146,7 +170,9 @@ static int go_on(struct daemon *d, const struct cfg_cluster *cl, const struct cf
 {
 	const struct config *cfg = cfg_of(d);
 	const struct metadata_limits lim = { .bytes = cfg->limits.metadata_bytes, .members = 64 };
-	const char *id = cl->tls ? tls_ctx_id(tls_of(d, cl->identity)) : NULL;
+	const struct cfg_identity *mine = leaves_as(cl, w->workload), *theirs = choose_identity(cfg, l, &l->address, cl->sni);
+	const char *id = cl->tls ? id_of(d, mine) : NULL;
+	const struct connect_self *self;
 	AUTO_FREE char *name = NULL;
 	struct metadata *md = NULL;
 	char fwd[FORWARDED_MAX], text[ADDR_STR];
@@ -164,12 +190,13 @@ static int go_on(struct daemon *d, const struct cfg_cluster *cl, const struct cf
 		name = strdup(addr_str(&w->wanted, text));
 	if (!name)
 		return -ENOMEM;
-	n = connect_headers(snapshot_self(d->snap, cl->identity), name, strlen(name), &w->src, NULL, fwd, h);
+	self = w->workload && w->workload->identity == mine ? snapshot_self_of(d->snap, w->workload) : snapshot_self(d->snap, mine);
+	n = connect_headers(self, name, strlen(name), &w->src, NULL, fwd, h);
 	r = connect_parse(h, n, 0, &in, &why);
 	if (r) {
 		w->verdict = EXPLAIN_BAD;
 		w->why = why;
-	} else if (id && l->tls && tls_id_check(tls_of(d, l->identity), id, l->accept_ids, l->n_accept_ids, &why) < 0) {
+	} else if (id && l->tls && theirs && tls_id_check(tls_of(d, theirs), id, l->accept_ids, l->n_accept_ids, &why) < 0) {
 		w->verdict = EXPLAIN_IDENTITY;
 		err_set(&w->why, 0, "listener '%s' of this node: %s", l->name, why.msg);
 	} else {
@@ -179,6 +206,7 @@ static int go_on(struct daemon *d, const struct cfg_cluster *cl, const struct cf
 	}
 	if (w->verdict == EXPLAIN_GO && snprintf(w->named, sizeof(w->named), "%s", name) < (int)sizeof(w->named)) {
 		w->entry = l;
+		w->workload = NULL;
 		w->src = in.forwarded.family != AF_UNSPEC ? in.forwarded : w->src;
 		w->wanted = in.to.addr;
 		w->ctx = (struct stage_context){ .principal = id, .src = w->src, .orig_dst = in.to.addr, .policies = cfg->policy_set };
@@ -218,7 +246,12 @@ static int put_way(struct daemon *d, struct explain_way *w, struct json *j, stru
 		o->n = 0;
 		if (cl->type == CLUSTER_ORIGINAL_DST)
 			return 0;
-		r = outs_ask(d, cl, o, reterr);
+		if (cl->type == CLUSTER_TUNNEL && cl->by_workload && !leaves_as(cl, w->workload)) {
+			w->verdict = EXPLAIN_IDENTITY;
+			err_set(&w->why, 0, "no workload is known to match it, and cluster '%s' has no identity_default", cl->name);
+			return 0;
+		}
+		r = outs_ask(d, cl, w->workload, o, reterr);
 		if (r < 0)
 			return r;
 		l = cl->type == CLUSTER_TUNNEL && via < SHORT_MAX ? short_of(cfg, o) : NULL;
@@ -355,7 +388,7 @@ static void put_cluster(struct daemon *d, struct explain_way *w, struct json *j,
 	json_u64(j, "connections", live(&d->per_cluster[cl->slot]));
 	json_u64(j, "max_connections", cl->max_connections);
 	if (cl->type == CLUSTER_TUNNEL)
-		json_str(j, "identity", cl->tls ? tls_ctx_id(tls_of(d, cl->identity)) : NULL);
+		json_str(j, "identity", cl->tls ? id_of(d, leaves_as(cl, w->workload)) : NULL);
 	if (cl->type == CLUSTER_ORIGINAL_DST) {
 		put_original(d, w, j);
 	} else {
@@ -448,6 +481,29 @@ static int put_rest(struct daemon *d, struct explain_way *w, struct json *j, str
 	return r;
 }
 
+/* whose it would be, as far as it can be told without a process: by listener and source */
+static void put_workload(struct daemon *d, struct explain_way *w, struct json *j)
+{
+	struct workload_facts f = { .source = w->src, .listener = w->entry ? w->entry->id : 0 };
+	const struct cfg_workload *l = NULL;
+	enum workload_answer a;
+
+	if (!w->entry || w->entry->type != LISTENER_TCP || !cfg_of(d)->n_workloads)
+		return;
+	a = workload_find(cfg_of(d), &f, &l);
+	json_open(j, "workload", '{');
+	json_str(j, "name", a == WORKLOAD_FOUND ? l->name : NULL);
+	json_str(j, "identity", a == WORKLOAD_FOUND ? id_of(d, l->identity) : NULL);
+	json_str(j, "why", a == WORKLOAD_FOUND ? NULL :
+		 a == WORKLOAD_ASK ? "it hangs on the uid or cgroup of the application's process" : "no match has it");
+	json_close(j, '}');
+	if (a != WORKLOAD_FOUND)
+		return;
+	w->workload = l;
+	if (!w->principal)
+		w->principal = w->ctx.principal = id_of(d, l->identity);
+}
+
 int explain_connection(struct daemon *d, const struct explain_ask *ask, struct json *j, struct err *reterr)
 {
 	AUTO_FREE struct explain_way *w = calloc(1, sizeof(*w));
@@ -461,8 +517,10 @@ int explain_connection(struct daemon *d, const struct explain_ask *ask, struct j
 	q.here_arg = d;
 	put_asked(j, &q);
 	r = explain_entry(cfg_of(d), &q, w, j, reterr);
-	if (r == 0)
+	if (r == 0) {
 		put_identity(d, w, j, &door);
+		put_workload(d, w, j);
+	}
 	if (r == 0 && w->entry && w->verdict == EXPLAIN_GO)
 		r = put_rest(d, w, j, reterr);
 	if (r == 0) {

@@ -114,7 +114,7 @@ bool judge_address(struct conn *c, const struct addr *to)
 	judge_prepare(c, &ctx);
 	if (via) {
 		/* what short.c made of us; the metadata is not kept: a policy that allows by it, and by addresses, does not allow this */
-		ctx.principal = via->tls ? tls_ctx_id(snapshot_tls(c->snap, via->identity)) : NULL;
+		ctx.principal = via->tls ? tls_ctx_id(snapshot_tls(c->snap, whose_identity(c, via, c->n_via - 1u))) : NULL;
 		ctx.in.md = NULL;
 	}
 	if (c->authority)

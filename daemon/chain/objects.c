@@ -24,7 +24,7 @@ struct listener *listener_new(struct worker *w, const struct cfg_listener *l)
 		return NULL;
 	s->cfg = l;
 	s->w = w;
-	s->fd = -1;
+	s->fd = s->owner.fd = -1;
 	s->resume.fire = accept_resume;
 	s->resume.arg = s;
 	s->netns.name = l->netns;
@@ -38,6 +38,7 @@ void listener_free(struct listener *s)
 	timer_disarm(&s->w->loop.timers, &s->resume);
 	if (s->fd >= 0)
 		close(s->fd);
+	owner_close(&s->owner);
 	netns_put(&s->netns);
 	free(s);
 }

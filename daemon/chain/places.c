@@ -65,6 +65,7 @@ static void listener_gone(struct worker *w, struct listener *s)
 	if (s->fd >= 0)
 		close(s->fd);
 	s->fd = -1;
+	owner_close(&s->owner); /* it would keep the namespace */
 	end_all_of(w, s->cfg, NULL, s->netns.name);
 }
 

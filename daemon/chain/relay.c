@@ -430,7 +430,7 @@ void relay_open(struct conn *c)
 		c->status = 200;
 		c->leg[SRC].answered = true;
 		conn_trace(c, TRACE_HEADERS, "sent :status: 200");
-		if (connect_accept(&c->leg[SRC].s, snapshot_self(c->snap, c->snap->cfg->listeners[c->stages.id[0]].identity), c->peer_md) < 0) {
+		if (connect_accept(&c->leg[SRC].s, whose_answer(c, c->leg[SRC].s.h->owner), c->peer_md) < 0) {
 			conn_end(c, END_MEMORY, "out of memory");
 			return;
 		}

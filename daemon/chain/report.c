@@ -17,7 +17,7 @@ static bool inbound(const struct conn *c)
 
 static void side_labels(const struct conn *c, struct series_labels *l, bool src)
 {
-	const struct cfg_node *n = &c->snap->cfg->node;
+	const struct cfg_node *n = whose_node(c, src);
 	const struct leg *g = &c->leg[src ? SRC : DST];
 	bool peer = g->kind == LEG_STREAM; /* the far end of a stream is another workload; that of a socket is ours */
 	const char *ns = peer ? metadata_known(g->md, MD_NAMESPACE) : n->namespace_;
@@ -136,15 +136,17 @@ static const char *short_identity(const struct conn *c)
 	for (uint32_t i = c->n_via ? c->stages.n : 0; i > 0; i--) {
 		const struct cfg_listener *l = &cfg->listeners[c->stages.id[i - 1]];
 
-		if (l->type == LISTENER_TUNNEL && l->identity)
-			return tls_ctx_id(snapshot_tls(c->snap, l->identity));
+		const struct cfg_identity *id = l->by_workload && c->owner ? c->owner->identity : l->identity;
+
+		if (l->type == LISTENER_TUNNEL && id)
+			return tls_ctx_id(snapshot_tls(c->snap, id));
 	}
 	return NULL;
 }
 
 static void side_facts(const struct conn *c, struct access_rec *r)
 {
-	const struct cfg_node *n = &c->snap->cfg->node;
+	const struct cfg_node *n = whose_node(c, true), *dn = whose_node(c, false);
 	const struct leg *s = &c->leg[SRC], *d = &c->leg[DST];
 	bool sp = s->kind == LEG_STREAM, dp = d->kind == LEG_STREAM || c->stages.cluster == NULL || c->stages.cluster->type == CLUSTER_TUNNEL;
 
@@ -152,11 +154,11 @@ static void side_facts(const struct conn *c, struct access_rec *r)
 	r->src_namespace = sp ? metadata_known(s->md, MD_NAMESPACE) : n->namespace_;
 	r->src_cluster = sp ? metadata_known(s->md, MD_CLUSTER) : n->cluster;
 	r->src_node = sp ? metadata_known(s->md, MD_NODE_ID) : n->id;
-	r->dst_workload = dp ? metadata_known(d->md, MD_WORKLOAD) : n->workload;
-	r->dst_namespace = dp ? metadata_known(d->md, MD_NAMESPACE) : n->namespace_;
-	r->dst_cluster = dp ? metadata_known(d->md, MD_CLUSTER) : n->cluster;
-	r->dst_node = dp ? metadata_known(d->md, MD_NODE_ID) : n->id;
-	r->dst_service = dp ? metadata_known(d->md, MD_SERVICE) : n->service;
+	r->dst_workload = dp ? metadata_known(d->md, MD_WORKLOAD) : dn->workload;
+	r->dst_namespace = dp ? metadata_known(d->md, MD_NAMESPACE) : dn->namespace_;
+	r->dst_cluster = dp ? metadata_known(d->md, MD_CLUSTER) : dn->cluster;
+	r->dst_node = dp ? metadata_known(d->md, MD_NODE_ID) : dn->id;
+	r->dst_service = dp ? metadata_known(d->md, MD_SERVICE) : dn->service;
 	r->src_identity = conn_principal(c) ? conn_principal(c) : d->who && d->who->own_id[0] ? d->who->own_id : NULL;
 	r->dst_identity = d->who && d->who->tls.id[0] ? d->who->tls.id : s->who && s->who->own_id[0] ? s->who->own_id : short_identity(c);
 	r->tls = (s->who && s->who->tls.id[0]) || (d->who && d->who->tls.id[0]);

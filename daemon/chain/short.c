@@ -13,6 +13,7 @@
 #include "base/clean.h"
 #include "base/log.h"
 #include "chain/daemon.h"
+#include "tunnel/choose.h"
 #include <string.h>
 
 static bool wildcard(const struct addr *a)
@@ -58,16 +59,18 @@ static bool valid_now(const struct worker *w, const struct tls_ctx *t)
 }
 
 /* would the handshake succeed, as far as it can be told? What the listener's `accept` says comes later, with an answer of its own. */
-static bool would_trust(const struct worker *w, const struct snapshot *snap, const struct cfg_cluster *cl, const struct cfg_listener *l)
+static bool would_trust(const struct worker *w, const struct snapshot *snap, const struct cfg_cluster *cl, const struct cfg_identity *mine,
+			const struct cfg_listener *l, const struct addr *to)
 {
+	const struct cfg_identity *theirs = choose_identity(snap->cfg, l, to, cl->sni);
 	struct tls_ctx *us, *them;
 
 	if (!cl->tls || !l->tls)
 		return cl->tls == l->tls;
-	if (!cl->identity || !l->identity || !same_name(cl->identity->ca, l->identity->ca))
+	if (!mine || !theirs || !same_name(mine->ca, theirs->ca))
 		return false;
-	us = snapshot_tls(snap, cl->identity);
-	them = snapshot_tls(snap, l->identity);
+	us = snapshot_tls(snap, mine);
+	them = snapshot_tls(snap, theirs);
 	return valid_now(w, us) && valid_now(w, them) && tls_id_check(us, tls_ctx_id(them), cl->expect_ids, cl->n_expect_ids, NULL) == 0;
 }
 
@@ -102,7 +105,8 @@ static void go_on(struct conn *c, const struct cfg_listener *l, const struct add
 	struct worker *w = c->w;
 	const struct cfg_cluster *cl = c->stages.cluster;
 	const struct metadata_limits lim = { .bytes = c->snap->cfg->limits.metadata_bytes, .members = 64 };
-	const struct tls_ctx *us = cl->tls ? snapshot_tls(c->snap, cl->identity) : NULL;
+	const struct cfg_identity *mine = whose_identity(c, cl, c->n_via), *theirs = choose_identity(c->snap->cfg, l, to, cl->sni);
+	const struct tls_ctx *us = cl->tls ? snapshot_tls(c->snap, mine) : NULL;
 	struct stage_context ctx = { .principal = us ? tls_ctx_id(us) : NULL };
 	char text[ADDR_STR], trace[TRACEPARENT_LEN + 1], fwd[FORWARDED_MAX];
 	struct header h[CONNECT_SELF_NV + 8];
@@ -114,18 +118,20 @@ static void go_on(struct conn *c, const struct cfg_listener *l, const struct add
 	int r;
 
 	dial_trace(c, trace);
-	n = connect_headers(snapshot_self(c->snap, cl->identity), authority, n, &c->src, trace, fwd, h);
+	n = connect_headers(whose_self(c, cl, c->n_via), authority, n, &c->src, trace, fwd, h);
 	r = connect_parse(h, n, 0, &in, &why);
 	leave(c, cl);
 	if (r) {
 		conn_end(c, END_BAD_REQUEST, "%s", why.msg);
 		return;
 	}
-	if (us && tls_id_check(snapshot_tls(c->snap, l->identity), tls_ctx_id(us), l->accept_ids, l->n_accept_ids, &why) < 0) {
+	if (us && tls_id_check(snapshot_tls(c->snap, theirs), tls_ctx_id(us), l->accept_ids, l->n_accept_ids, &why) < 0) {
 		stats_inc(&w->loop.stats, ST_IDENTITY_REFUSED);
 		conn_end(c, END_DENIED, "listener '%s' of this node: %s", l->name, why.msg);
 		return;
 	}
+	if (!whose_short(c, l, theirs, &in.to.addr))
+		return;
 	md = metadata_build(h, n, &lim, &r);
 	ctx.in = (struct route_input){ .authority = in.authority, .addr = in.to.addr, .port = in.to.port, .headers = h, .n_headers = n, .md = md };
 	ctx.src = in.forwarded.family != AF_UNSPEC ? in.forwarded : *to;
@@ -142,8 +148,8 @@ static void go_on(struct conn *c, const struct cfg_listener *l, const struct add
 	metadata_put(md);
 }
 
-const struct cfg_listener *short_listener(const struct worker *w, const struct snapshot *snap, const struct cfg_cluster *cl, const struct addr *to,
-					  const char **ret_why)
+const struct cfg_listener *short_listener(const struct worker *w, const struct snapshot *snap, const struct cfg_cluster *cl,
+					  const struct cfg_identity *mine, const struct addr *to, const char **ret_why)
 {
 	const struct cfg_listener *l;
 
@@ -163,17 +169,18 @@ const struct cfg_listener *short_listener(const struct worker *w, const struct s
 		*ret_why = "no tunnel listener of this node listens there";
 	else if (!local_has(w->d->kernel.local, to))
 		*ret_why = "the endpoint is another node";
-	else if (!would_trust(w, snap, cl, l))
+	else if (!would_trust(w, snap, cl, mine, l, to))
 		*ret_why = "a handshake has to tell whether the listener and the cluster trust each other";
 	return **ret_why ? NULL : l;
 }
 
 bool short_way(struct conn *c, const struct addr *to)
 {
+	const struct cfg_cluster *cl = c->stages.cluster;
 	const struct cfg_listener *l;
 	const char *why;
 
-	l = c->n_via < SHORT_MAX ? short_listener(c->w, c->snap, c->stages.cluster, to, &why) : NULL;
+	l = c->n_via < SHORT_MAX ? short_listener(c->w, c->snap, cl, whose_identity(c, cl, c->n_via), to, &why) : NULL;
 	if (l)
 		go_on(c, l, to);
 	return l != NULL;

@@ -5,6 +5,7 @@
 #include "base/clean.h"
 #include "base/log.h"
 #include "chain/limits.h"
+#include "chain/whose.h"
 #include "tls/ctx.h"
 
 static void contexts_free(struct tls_ctx **tls, uint32_t n)
@@ -38,10 +39,17 @@ static int selves(struct snapshot *s, struct err *reterr)
 {
 	uint32_t n = s->cfg->n_identities;
 
-	s->self = calloc(n + 1u, sizeof(*s->self));
+	s->self = calloc(n + 1u + s->cfg->n_workloads, sizeof(*s->self));
 	for (uint32_t i = 0; s->self && i <= n; i++)
 		if (connect_self_init(&s->self[i], &s->cfg->node, i < n ? tls_ctx_id(s->tls[i]) : NULL) < 0)
 			return err_set(reterr, -ENOMEM, "out of memory");
+	for (uint32_t i = 0; s->self && i < s->cfg->n_workloads; i++) {
+		const struct cfg_workload *l = &s->cfg->workloads[i];
+		const struct tls_ctx *t = snapshot_tls(s, l->identity);
+
+		if (connect_self_init(&s->self[n + 1u + i], &l->node, t ? tls_ctx_id(t) : NULL) < 0)
+			return err_set(reterr, -ENOMEM, "out of memory");
+	}
 	return s->self ? 0 : err_set(reterr, -ENOMEM, "out of memory");
 }
 
@@ -82,11 +90,12 @@ void snapshot_destroy(struct snapshot *s)
 {
 	if (!s)
 		return;
-	for (uint32_t i = 0; s->self && i <= s->cfg->n_identities; i++)
+	for (uint32_t i = 0; s->self && i < s->cfg->n_identities + 1u + s->cfg->n_workloads; i++)
 		connect_self_finish(&s->self[i]);
 	free(s->self);
 	free(s->policy_slot);
 	limits_destroy(s->limits);
+	workloads_release(s);
 	contexts_free(s->tls, s->cfg->n_identities);
 	if (--s->cfg->uses == 0 && s->cfg_free)
 		s->cfg_free(s->cfg);
@@ -96,4 +105,9 @@ void snapshot_destroy(struct snapshot *s)
 const struct connect_self *snapshot_self(const struct snapshot *s, const struct cfg_identity *id)
 {
 	return &s->self[id ? (uint32_t)(id - s->cfg->identities) : s->cfg->n_identities];
+}
+
+const struct connect_self *snapshot_self_of(const struct snapshot *s, const struct cfg_workload *l)
+{
+	return &s->self[s->cfg->n_identities + 1u + l->id];
 }

@@ -16,5 +16,7 @@ int snapshot_create(struct snapshot **ret, struct config *cfg, struct tls_ctx **
 		    struct err *reterr);
 /** snapshot_destroy() - nobody uses it. NULL is fine. */
 void snapshot_destroy(struct snapshot *s);
+/** snapshot_self_of() - what we say as workload @l, one of its own. Any thread. */
+const struct connect_self *snapshot_self_of(const struct snapshot *s, const struct cfg_workload *l);
 /** snapshot_self() - what we say of ourselves as @id; NULL: without an identity. Any thread. */
 const struct connect_self *snapshot_self(const struct snapshot *s, const struct cfg_identity *id);

@@ -16,6 +16,7 @@
 #include "base/log.h"
 #include "chain/daemon.h"
 #include "net/sock.h"
+#include "tunnel/choose.h"
 #include <string.h>
 #include <time.h>
 
@@ -258,7 +259,8 @@ static bool same_identity(const struct cfg_identity *a, const struct cfg_identit
 /* may tunnels made for @a serve @b? What a new certificate means is not asked here. */
 static bool same_tunnels(const struct cfg_cluster *a, const struct cfg_cluster *b)
 {
-	return a->tls == b->tls && same_identity(a->identity, b->identity) && same_text(a->sni, b->sni) && same_text(a->netns, b->netns) &&
+	return a->tls == b->tls && a->by_workload == b->by_workload && (a->by_workload || same_identity(a->identity, b->identity)) &&
+	       same_text(a->sni, b->sni) && same_text(a->netns, b->netns) &&
 	       same_texts(a->expect_ids, a->n_expect_ids, b->expect_ids, b->n_expect_ids);
 }
 
@@ -431,20 +433,24 @@ static void take_tunnels(struct worker *w, const struct swap *s)
 	struct tunnel *t;
 
 	for (uint32_t i = 0; (t = slab_next(&w->tunnels.slab, &i));) {
+		const struct cfg_identity *id;
 		const struct cfg_listener *l;
 		struct err why = {""};
+		bool goes_on;
 
 		if (!t->server || t->state == TUNNEL_CLOSED)
 			continue;
 		l = s->has[t->listener->slot];
-		if (!l || l->tls != t->listener->tls || !same_identity(l->identity, t->listener->identity)) {
+		id = l && l->by_workload ? choose_again(s->next->cfg, l, t) : l ? l->identity : NULL;
+		goes_on = l && l->tls == t->listener->tls && same_identity(id, t->identity);
+		if (!goes_on) {
 			err_set(&t->why, 0, "%s", l ? "its listener has another identity" : "its listener was removed");
 			tunnel_drain(t);
 		}
-		if (!l)
+		if (!l || (!id && l->tls)) /* it finishes what it has under the old */
 			continue;
-		tunnel_adopt(t, s->next, l, l->identity);
-		if (t->who->tls.id[0] && tls_id_check(snapshot_tls(s->next, l->identity), t->who->tls.id, l->accept_ids, l->n_accept_ids, &why) < 0) {
+		tunnel_adopt(t, s->next, l, id);
+		if (t->who->tls.id[0] && tls_id_check(snapshot_tls(s->next, id), t->who->tls.id, l->accept_ids, l->n_accept_ids, &why) < 0) {
 			stats_inc(&w->loop.stats, ST_IDENTITY_REFUSED);
 			tunnel_close(t, -EACCES, why.msg);
 		}
@@ -589,6 +595,9 @@ static int prepare(struct swap *s, struct err *reterr)
 		return r;
 	if (limits_create(&s->next->limits, next, s->old->limits, old) < 0)
 		return err_set(reterr, -ENOMEM, "out of memory");
+	r = workloads_prepare(s->next, s->old, reterr);
+	if (r < 0)
+		return r;
 	for (uint32_t i = 0; i < old->n_listeners; i++)
 		s->had[old->listeners[i].slot] = &old->listeners[i];
 	for (uint32_t i = 0; r == 0 && i < next->n_clusters; i++)

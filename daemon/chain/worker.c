@@ -83,6 +83,7 @@ int worker_init(struct worker *w, struct daemon *d, uint32_t index)
 	memset(w, 0, sizeof(*w));
 	w->d = d;
 	w->snap = snapshot_get(d->snap, index);
+	whose_init(&w->whose);
 	r = loop_init(&w->loop, index, cfg, w, dispatch);
 	if (r < 0)
 		return r;
@@ -207,6 +208,7 @@ void worker_finish(struct worker *w)
 	worker_listeners_close(w);
 	places_finish(w);
 	tunnels_finish(&w->tunnels);
+	whose_finish(&w->whose);
 	dns_destroy(w->dns); /* its queries end now, and look for their connections */
 	slab_finish(&w->conns);
 	for (uint32_t i = 0; w->clusters && i < CLUSTER_SLOTS; i++)

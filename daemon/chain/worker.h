@@ -45,6 +45,8 @@ struct listener {
 	struct worker *w;
 	int fd; /* -1: internal, or its network namespace is not there */
 	struct netns netns; /* where it listens */
+	struct owner owner; /* asked there, if it is not ours: of the namespace with this inode number */
+	uint64_t owner_ino;
 	bool paused;
 	struct timer resume;
 	_Atomic uint64_t accepted, active, failed, bytes_in, bytes_out;
@@ -75,6 +77,7 @@ struct worker {
 	struct listener **listeners; /* by slot */
 	struct cluster **clusters;   /* by slot */
 	struct dns *dns;
+	struct whose whose;
 	struct series_table series;
 	struct access_ring access;
 	struct recent recent; /* what was, for people */

@@ -16,6 +16,7 @@
 struct tls_ctx;	     /* tls/ctx.h */
 struct connect_self; /* tunnel/connect.h */
 struct limits;	     /* chain/limits.h */
+struct workload_counts; /* chain/whose.h */
 
 struct snapshot_users {
 	_Alignas(64) _Atomic uint32_t n;
@@ -25,7 +26,8 @@ struct snapshot {
 	uint64_t number;	    /* 1, 2, ...: in the order in which they came into force; 0: not yet */
 	struct config *cfg;
 	struct tls_ctx **tls;	    /* by identity index */
-	struct connect_self *self;  /* what we say of ourselves: by identity index; the last: without one */
+	struct connect_self *self;  /* what we say of ourselves: by identity index; then without one; then by workload index */
+	struct workload_counts **workloads; /* by workload index; the last: of none */
 	struct limits *limits;	    /* what its limits have counted: since it came into force, or from the one before */
 	uint32_t *policy_slot;	    /* by policy index: where its counters are; of its own memory */
 	void (*cfg_free)(struct config *c); /* NULL: cfg is not ours; main thread */

@@ -37,13 +37,18 @@ void pool_finish(struct pool *p)
 	}
 }
 
-static struct pool_peer *peer_get(struct pool *p, const struct addr *to)
+static const char *key_of(const struct pool *p, const struct cfg_identity *id)
+{
+	return p->cluster->by_workload && id ? id->name : "";
+}
+
+static struct pool_peer *peer_get(struct pool *p, const struct addr *to, const char *identity)
 {
 	struct pool_peer *e = LIST_FIRST(&p->peers), *next;
 
 	for (; e; e = next) {
 		next = LIST_NEXT(e, link);
-		if (addr_eq(&e->to, to))
+		if (addr_eq(&e->to, to) && !strcmp(e->identity, identity))
 			return e;
 		if (!e->n && !e->queued && !e->busy) { /* a name resolved to it once */
 			LIST_REMOVE(e, link);
@@ -56,6 +61,7 @@ static struct pool_peer *peer_get(struct pool *p, const struct addr *to)
 	e->pool = p;
 	e->log.kind = LOG_K_NO_TUNNEL;
 	e->to = *to;
+	snprintf(e->identity, sizeof(e->identity), "%s", identity);
 	e->timer.fire = queue_timeout;
 	e->timer.arg = e;
 	e->fence_timer.fire = fence_timeout;
@@ -231,9 +237,27 @@ static void dialled(struct pool_peer *e, struct tunnel *t)
 	tunnel_trace(t, TRACE_TUNNEL, "connecting");
 }
 
+/* names lead to an identity of the same name: configurations have different tables */
+static const struct cfg_identity *identity_called(const struct snapshot *snap, const char *name)
+{
+	for (uint32_t i = 0; snap && i < snap->cfg->n_identities; i++)
+		if (!strcmp(snap->cfg->identities[i].name, name))
+			return &snap->cfg->identities[i];
+	return NULL;
+}
+
+/* as whom its tunnels are dialled now; NULL: without TLS, or the identity is gone */
+static const struct cfg_identity *identity_of(const struct pool_peer *e)
+{
+	const struct cfg_cluster *c = e->pool->cluster;
+
+	return c->by_workload ? identity_called(e->pool->snap, e->identity) : c->identity;
+}
+
 static int grow(struct pool_peer *e, struct err *reterr)
 {
 	const struct cfg_cluster *c = e->pool->cluster;
+	const struct cfg_identity *id = identity_of(e);
 	uint64_t coming = 0;
 	uint32_t live = 0, stale = 0;
 	struct tunnel *t;
@@ -247,7 +271,9 @@ static int grow(struct pool_peer *e, struct err *reterr)
 	}
 	if (coming >= e->queued || live >= c->pool.max_tunnels || e->n == POOL_TUNNELS_MAX)
 		return 0;
-	r = tunnel_dial(e->pool->ts, e, c, &e->to, &t, reterr);
+	if (!id && c->tls)
+		return live ? 0 : err_set(reterr, -ENOKEY, "there is no identity '%s' any more", e->identity);
+	r = tunnel_dial(e->pool->ts, e, c, id, &e->to, &t, reterr);
 	if (r < 0)
 		return live || stale ? 0 : r;
 	e->t[e->n++] = t;
@@ -291,6 +317,7 @@ static void serve(struct pool_peer *e)
 
 void pool_replace(struct pool_peer *e)
 {
+	const struct cfg_identity *id = identity_of(e);
 	struct tunnel *t;
 	bool coming = e->n == POOL_TUNNELS_MAX; /* then one must end first */
 
@@ -298,16 +325,18 @@ void pool_replace(struct pool_peer *e)
 		coming |= e->t[i]->state <= TUNNEL_OPEN && !e->t[i]->stale;
 	if (coming)
 		serve(e); /* it may be open already */
-	else if (tunnel_dial(e->pool->ts, e, e->pool->cluster, &e->to, &t, &e->why) < 0)
+	else if (!id && e->pool->cluster->tls)
+		return; /* its identity is gone: there is nothing to replace it with */
+	else if (tunnel_dial(e->pool->ts, e, e->pool->cluster, id, &e->to, &t, &e->why) < 0)
 		dial_log(e);
 	else
 		e->t[e->n++] = t;
 }
 
-int pool_get(struct pool *p, const struct addr *to, struct pool_wait *w, bool *ret_waited)
+int pool_get(struct pool *p, const struct addr *to, const struct cfg_identity *id, struct pool_wait *w, bool *ret_waited)
 {
 	struct loop *l = p->ts->l;
-	struct pool_peer *e = peer_get(p, to);
+	struct pool_peer *e = peer_get(p, to, key_of(p, id));
 	struct tunnel *t;
 
 	*ret_waited = false;
@@ -395,13 +424,11 @@ void pool_tunnel_gone(struct pool_peer *e, struct tunnel *t, int error)
 	serve(e);
 }
 
-/* names lead to an identity of the same name: the configurations have different tables */
-static const struct cfg_identity *same_identity(const struct snapshot *snap, const struct cfg_identity *id)
+static void peer_drain(struct pool_peer *e)
 {
-	for (uint32_t i = 0; id && i < snap->cfg->n_identities; i++)
-		if (!strcmp(snap->cfg->identities[i].name, id->name))
-			return &snap->cfg->identities[i];
-	return NULL;
+	for (uint32_t i = e->n; i > 0; i--)
+		if (i <= e->n)
+			tunnel_drain(e->t[i - 1]);
 }
 
 void pool_adopt(struct pool *p, struct snapshot *snap, const struct cfg_cluster *c, bool renew)
@@ -412,13 +439,16 @@ void pool_adopt(struct pool *p, struct snapshot *snap, const struct cfg_cluster 
 	p->cluster = c;
 	LIST_FOREACH(e, &p->peers, link)
 		for (uint32_t i = 0; i < e->n; i++) {
-			const struct cfg_identity *id = same_identity(snap, e->t[i]->identity);
+			const struct cfg_identity *id = e->t[i]->identity ? identity_called(snap, e->t[i]->identity->name) : NULL;
 
 			if (!e->t[i]->identity || id)
 				tunnel_adopt(e->t[i], snap, NULL, id);
 		}
 	if (renew)
 		pool_drain(p); /* who waits dials under the new settings */
+	LIST_FOREACH(e, &p->peers, link)
+		if (c->by_workload && !identity_called(snap, e->identity))
+			peer_drain(e);
 }
 
 void pool_drain(struct pool *p)
@@ -426,9 +456,7 @@ void pool_drain(struct pool *p)
 	struct pool_peer *e;
 
 	LIST_FOREACH(e, &p->peers, link)
-		for (uint32_t i = e->n; i > 0; i--)
-			if (i <= e->n)
-				tunnel_drain(e->t[i - 1]);
+		peer_drain(e);
 }
 
 uint32_t pool_queued(const struct pool *p)
@@ -451,14 +479,14 @@ uint32_t pool_tunnels(const struct pool *p)
 	return n;
 }
 
-void pool_look(const struct pool *p, const struct addr *to, struct pool_look *ret)
+void pool_look(const struct pool *p, const struct addr *to, const struct cfg_identity *id, struct pool_look *ret)
 {
 	const struct pool_peer *e;
 	const struct tunnel *t;
 
 	*ret = (struct pool_look){ .may_dial = true };
 	LIST_FOREACH(e, &p->peers, link)
-		if (addr_eq(&e->to, to))
+		if (addr_eq(&e->to, to) && !strcmp(e->identity, key_of(p, id)))
 			break;
 	if (!e)
 		return;

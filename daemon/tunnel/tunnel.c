@@ -9,6 +9,7 @@
 #include "base/log.h"
 #include "net/hint.h"
 #include "net/sock.h"
+#include "tunnel/choose.h"
 #include "tunnel/pool.h"
 #include "tunnel/tunnel_int.h"
 #include <stdio.h>
@@ -265,15 +266,23 @@ static int tunnel_watch(struct tunnel *t)
 
 int tunnel_accept(struct tunnels *ts, int fd, const struct cfg_listener *l, const struct addr *remote)
 {
-	struct tunnel *t = tunnel_new(ts, ts->snap, fd, true, l->identity, l->tls, NULL);
+	const struct cfg_identity *id;
+	struct addr local = { .family = AF_UNSPEC };
+	struct tunnel *t;
 
+	(void)sock_local(fd, &local);
+	id = choose_first(ts->snap->cfg, l, &local);
+	if (!id && l->tls)
+		return -EACCES;
+	t = tunnel_new(ts, ts->snap, fd, true, id, l->tls, NULL);
 	if (!t)
 		return -ENOMEM;
 	ts->accepted++;
 	t->listener = l;
 	t->who->remote = *remote;
-	(void)sock_local(fd, &t->who->local);
+	t->who->local = local;
 	t->state = TUNNEL_HANDSHAKE;
+	choose_wait(t);
 	if (__builtin_expect(ts->l->tracing != 0, 0))
 		tunnel_look(t, 0);
 	tunnel_trace(t, TRACE_TUNNEL, "accepted at listener '%s'", l->name);
@@ -282,8 +291,8 @@ int tunnel_accept(struct tunnels *ts, int fd, const struct cfg_listener *l, cons
 	return 0;
 }
 
-int tunnel_dial(struct tunnels *ts, struct pool_peer *peer, const struct cfg_cluster *c, const struct addr *to, struct tunnel **ret,
-		struct err *reterr)
+int tunnel_dial(struct tunnels *ts, struct pool_peer *peer, const struct cfg_cluster *c, const struct cfg_identity *id, const struct addr *to,
+		struct tunnel **ret, struct err *reterr)
 {
 	const struct sock_how how = { .netns = peer->pool->netns };
 	AUTO_FD fd = sock_connect_how(to, &how, reterr);
@@ -291,7 +300,7 @@ int tunnel_dial(struct tunnels *ts, struct pool_peer *peer, const struct cfg_clu
 
 	if (fd < 0)
 		return err_set(reterr, fd, "connect: %s%s", reterr->msg, net_hint(fd, NET_TUNNEL));
-	t = tunnel_new(ts, peer->pool->snap, fd, false, c->identity, c->tls, c->sni);
+	t = tunnel_new(ts, peer->pool->snap, fd, false, id, c->tls, c->sni);
 	if (!t)
 		return err_set(reterr, -ENOMEM, "out of memory or too many tunnels");
 	(void)fd_take(&fd);

@@ -101,11 +101,11 @@ struct tunnel {
 void tunnels_init(struct tunnels *ts, struct loop *l, uint32_t limit, const struct tunnel_hooks *hooks, void *owner);
 void tunnels_finish(struct tunnels *ts); /* closes what is left */
 
-/** tunnel_accept() - takes @fd. Return: 0 or -errno (then the caller still has @fd). */
+/** tunnel_accept() - takes @fd. Return: 0, -EACCES: no identity for the address, or -ENOMEM (then the caller still has @fd). */
 int tunnel_accept(struct tunnels *ts, int fd, const struct cfg_listener *l, const struct addr *remote);
-/** tunnel_dial() - Return: 0 and *ret, or -errno with the sentence. */
-int tunnel_dial(struct tunnels *ts, struct pool_peer *peer, const struct cfg_cluster *c, const struct addr *to, struct tunnel **ret,
-		struct err *reterr);
+/** tunnel_dial() - as @id, of the pool's snapshot; NULL only without TLS. Return: 0 and *ret, or -errno with the sentence. */
+int tunnel_dial(struct tunnels *ts, struct pool_peer *peer, const struct cfg_cluster *c, const struct cfg_identity *id, const struct addr *to,
+		struct tunnel **ret, struct err *reterr);
 /** tunnel_adopt() - it goes on under @snap, which has its listener (@l; NULL: it was dialled) and its identity @id */
 void tunnel_adopt(struct tunnel *t, struct snapshot *snap, const struct cfg_listener *l, const struct cfg_identity *id);
 /** tunnels_renewed() - contexts of the snapshots that tunnels were adopted by may be others: who is not trusted now is closed, the rest replaced */

@@ -172,7 +172,7 @@ static inline void ready(struct pool_wait *w, struct tunnel *t, int error, const
 		assert_string_not_equal(c->why, "");
 		if (c->again) {
 			c->again--;
-			(void)pool_get(&pool, &peer[0].at, w, &waited);
+			(void)pool_get(&pool, &peer[0].at, NULL, w, &waited);
 		}
 		return;
 	}
@@ -328,7 +328,7 @@ static inline void settle(void)
 static inline int get(unsigned int i)
 {
 	cl[i].w.ready = ready;
-	return pool_get(&pool, &peer[0].at, &cl[i].w, &cl[i].waited);
+	return pool_get(&pool, &peer[0].at, NULL, &cl[i].w, &cl[i].waited);
 }
 
 static inline void get_many(unsigned int from, unsigned int to)

@@ -124,8 +124,8 @@ static void addresses_and_clusters_have_tunnels_of_their_own(void **state)
 	cluster2 = cluster; /* the same peer, another identity perhaps */
 	get_many(0, 3);
 	cl[3].w.ready = cl[4].w.ready = ready;
-	assert_int_equal(pool_get(&pool2, &peer[0].at, &cl[3].w, &waited), 0);
-	assert_int_equal(pool_get(&pool, &peer[1].at, &cl[4].w, &waited), 0);
+	assert_int_equal(pool_get(&pool2, &peer[0].at, NULL, &cl[3].w, &waited), 0);
+	assert_int_equal(pool_get(&pool, &peer[1].at, NULL, &cl[4].w, &waited), 0);
 	settle();
 	assert_int_equal(opened(0, 5), 5);
 	assert_int_equal(links(&peer[0]), 2);

@@ -36,7 +36,12 @@ static int add(struct kernel *k, const char *netns)
 	f = calloc(1, sizeof(*f));
 	if (!f)
 		return -ENOMEM;
-	f->ns.name = netns;
+	f->name = netns ? strdup(netns) : NULL; /* configurations come and go */
+	if (netns && !f->name) {
+		free(f);
+		return -ENOMEM;
+	}
+	f->ns.name = f->name;
 	f->next = k->foreign;
 	k->foreign = f;
 	return 0;
@@ -64,7 +69,7 @@ void foreign_start(struct kernel *k, const struct config *cfg)
 	}
 	if (!any)
 		return;
-	if (transmark_create(&k->transmark, LOCAL_MARK_OUT, LOCAL_MARK, &k->why_transmark) < 0) {
+	if (!k->transmark && transmark_create(&k->transmark, LOCAL_MARK_OUT, LOCAL_MARK, &k->why_transmark) < 0) {
 		k->transmark = NULL;
 		log_warn(LA_MAIN, "source: client: %s; answers from other hosts are lost, unless something else gives them the mark %#x",
 			 k->why_transmark.msg, LOCAL_MARK);
@@ -94,6 +99,7 @@ void foreign_finish(struct kernel *k)
 		}
 		transmark_forget(&f->devices);
 		netns_put(&f->ns);
+		free(f->name);
 		free(f);
 	}
 	transmark_destroy(TAKE(k->transmark));

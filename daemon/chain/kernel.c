@@ -118,6 +118,63 @@ void kernel_hand_over(struct kernel *k)
 	local_hand_over(k->local);
 }
 
+static bool captures(const struct config *c)
+{
+	for (uint32_t i = 0; i < c->n_listeners; i++)
+		if (c->listeners[i].capture)
+			return true;
+	return false;
+}
+
+static bool steers(const struct config *c)
+{
+	for (uint32_t i = 0; i < c->n_listeners; i++)
+		if (c->listeners[i].steer)
+			return true;
+	return false;
+}
+
+/* the new programs are in their places before the old ones go: nobody who connects meanwhile is lost */
+static void renew_steer(struct daemon *d)
+{
+	struct kernel *k = &d->kernel;
+	struct err why = {""};
+	struct steer *s;
+
+	if (steer_create(&s, d->cfg, listener_fd, d, &why) < 0) {
+		log_err(LA_MAIN, "steer: %s; it stays as it was", why.msg);
+		k->why[KERNEL_STEER] = why;
+		return;
+	}
+	steer_destroy(k->steer);
+	k->steer = s;
+	k->why[KERNEL_STEER] = why;
+}
+
+static void renew_capture(struct daemon *d)
+{
+	struct kernel *k = &d->kernel;
+	struct err why = {""};
+	int r = k->capture ? capture_renew(k->capture, d->cfg, &why) : capture_create(&k->capture, d->cfg, listener_fd, d, &why);
+
+	if (r < 0)
+		log_err(LA_MAIN, "capture: %s; only what was captured before, or connects to the listeners themselves, is taken", why.msg);
+	k->why[KERNEL_CAPTURE] = why;
+}
+
+void kernel_renew(struct daemon *d, const struct config *old)
+{
+	if (d->cfg == old)
+		return;
+	if (captures(old) || captures(d->cfg))
+		renew_capture(d);
+	else if (d->kernel.capture)
+		capture_keep(d->kernel.capture, d->cfg);
+	if (steers(old) || steers(d->cfg))
+		renew_steer(d);
+	foreign_start(&d->kernel, d->cfg);
+}
+
 void kernel_finish(struct kernel *k, bool keep)
 {
 	steer_destroy(TAKE(k->steer));

@@ -19,6 +19,7 @@ enum kernel_means { KERNEL_BYPASS, KERNEL_CAPTURE, KERNEL_STEER, KERNEL_SPLICE, 
 /** struct foreign - a namespace that clusters with `source: client` are dialled from */
 struct foreign {
 	struct foreign *next;
+	char *name; /* ns.name */
 	struct netns ns;
 	struct transmark_devices devices;
 };
@@ -44,6 +45,8 @@ int kernel_probe(struct kernel *k, const struct config *cfg, struct err *reterr)
 int kernel_attach(struct daemon *d, struct err *reterr);
 /** kernel_hand_over() - another daemon of ours goes on with what is pinned, and with rules and routes: they stay when we end */
 void kernel_hand_over(struct kernel *k);
+/** kernel_renew() - @d has another configuration than @old; what cannot be had is logged, and explained as at the start */
+void kernel_renew(struct daemon *d, const struct config *old);
 /** kernel_finish() - @keep: capture stays for the next agent. Accepts zeroed memory. */
 void kernel_finish(struct kernel *k, bool keep);
 /** kernel_fd() - becomes readable when kernel_run() has something to do; -1: never */
@@ -53,7 +56,8 @@ void kernel_run(struct kernel *k);
 void kernel_tick(struct kernel *k);
 
 /* ---- foreign.c: the way back for source addresses that are not ours ---- */
-void foreign_start(struct kernel *k, const struct config *cfg); /* what is missing is logged and kept in why[KERNEL_TRANSPARENT] */
+/* also with another configuration; namespaces that it does not have any more stay until the end. What is missing is logged and kept in why[KERNEL_TRANSPARENT] */
+void foreign_start(struct kernel *k, const struct config *cfg);
 void foreign_tick(struct kernel *k);
 void foreign_finish(struct kernel *k);
 void foreign_text(const struct kernel *k, char *out, size_t size); /* for people */

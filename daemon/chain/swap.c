@@ -666,6 +666,7 @@ static void spread_all(const struct daemon *d)
 
 int daemon_swap(struct daemon *d, struct snapshot *next, struct err *reterr)
 {
+	const struct config *old = d->cfg;
 	struct swap *s;
 	int r;
 
@@ -685,10 +686,12 @@ int daemon_swap(struct daemon *d, struct snapshot *next, struct err *reterr)
 		return r;
 	}
 	go(s);
-	if (settle(d, TAKE_MS))
+	if (settle(d, TAKE_MS)) {
 		spread_all(d);
-	else
+		kernel_renew(d, old);
+	} else {
 		log_err(LA_MAIN, "a worker has not taken the change within %u s: it is stuck, or very busy", TAKE_MS / 1000);
+	}
 	daemon_tick(d);
 	return 0;
 }

@@ -57,6 +57,8 @@ static void override(const struct control *ctl, struct config *cfg)
 		cfg->workers = ctl->over.workers;
 	if (ctl->d)
 		cfg->workers = ctl->d->n_workers;
+	if (ctl->boot) /* what was set up at the start goes on as it is */
+		cfg->kernel = ctl->boot->kernel;
 	if (ctl->over.mover >= 0)
 		cfg->mover = (enum cfg_mover)ctl->over.mover;
 }
@@ -159,6 +161,7 @@ static void watch_files(struct control *ctl)
 void control_start(struct control *ctl, struct daemon *d)
 {
 	ctl->d = d;
+	ctl->boot = d->cfg;
 	d->changes.last_us = real_us();
 	creds_commit(ctl->creds, d->snap->cfg, d->snap->tls, NULL);
 	watch_files(ctl);

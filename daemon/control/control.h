@@ -24,6 +24,7 @@ struct control {
 	struct policies *policies;     /* what keeps them, and who changed what: applied.c */
 	struct audit *audit;
 	struct creds *creds;	       /* the identities' files: creds.h */
+	const struct config *boot;     /* the first configuration: it stays as long as the daemon */
 	struct watch *watch;	       /* of the files; NULL: not watched */
 };
 

@@ -95,8 +95,8 @@ static int put_rules(struct capture *c, struct err *reterr)
 
 		if (!l->capture)
 			continue;
-		if (!c->netns[i]) /* workers read it */
-			c->netns[i] = netns_cookie(c->fd(c->arg, i, 0));
+		if (l->slot < CAPTURE_LISTENERS) /* workers read it: it is there before the rule is */
+			atomic_store_explicit(&c->netns[l->slot], netns_cookie(c->fd(c->arg, i, 0)), memory_order_relaxed);
 		r = capture_rule_put(&c->obj, l, c->fd(c->arg, i, 0), c->owner, reterr);
 		if (r < 0)
 			return err_prefix(reterr, r, "listener '%s'", l->name);
@@ -180,7 +180,7 @@ int capture_create(struct capture **ret, const struct config *cfg, int (*fd)(voi
 	c->fd = fd;
 	c->arg = arg;
 	c->owner = owner_hash(cfg);
-	c->netns = calloc(cfg->n_listeners + 1u, sizeof(*c->netns));
+	c->netns = calloc(CAPTURE_LISTENERS, sizeof(*c->netns));
 	if (!c->netns) {
 		r = err_set(reterr, -ENOMEM, "out of memory");
 	} else if (capturing(cfg)) {
@@ -234,12 +234,36 @@ void capture_destroy(struct capture *c, bool keep)
 	release(c);
 }
 
+int capture_renew(struct capture *c, const struct config *cfg, struct err *reterr)
+{
+	bool had = c->ours != 0;
+
+	c->cfg = cfg;
+	if (capturing(cfg) && !had) {
+		capture_obj_close(&c->obj);
+		return load(c, reterr);
+	}
+	AUTO_FD lock = c->obj.pin[0] ? place_pins(cfg->kernel.pin, false, NULL) : -1;
+	c->ours = 0;
+	if (capturing(cfg))
+		return put_rules(c, reterr); /* what it does not name is stale */
+	take_stale(c);
+	if (c->obj.pin[0] && !any_rule(c))
+		capture_obj_unpin(&c->obj);
+	return 0;
+}
+
+void capture_keep(struct capture *c, const struct config *cfg)
+{
+	c->cfg = cfg;
+}
+
 /* ---- while it runs ---- */
 
 int capture_claim(struct capture *c, const struct cfg_listener *l, const struct addr *peer, const struct addr *local,
 		  struct capture_claim *ret)
 {
-	struct adit_cap_key k = {.netns = c->netns[l->id], .sport = peer->port, .dport = local->port, .family = peer->family};
+	struct adit_cap_key k = {.netns = atomic_load_explicit(&c->netns[l->slot], memory_order_relaxed), .sport = peer->port, .dport = local->port, .family = peer->family};
 	struct adit_cap_claim v;
 
 	memcpy(k.src, peer->ip, peer->family == AF_INET ? 4 : 16);

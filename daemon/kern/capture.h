@@ -38,6 +38,13 @@ struct capture_info {
  */
 int capture_create(struct capture **ret, const struct config *cfg, int (*fd)(void *arg, uint32_t i, uint32_t w), void *arg,
 		   struct err *reterr);
+/**
+ * capture_renew() - the rules of another configuration: put in, changed, taken away, without a hole for those that stay
+ * @cfg: from now on in place of the one before. Return: 0, or -errno with the sentence: then some rules are still as they were.
+ */
+int capture_renew(struct capture *c, const struct config *cfg, struct err *reterr);
+/** capture_keep() - the same where neither captures */
+void capture_keep(struct capture *c, const struct config *cfg);
 /** capture_leave() - the listeners are about to be closed: rules that fail open end now. NULL is fine. */
 void capture_leave(struct capture *c);
 /**

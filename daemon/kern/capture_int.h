@@ -19,12 +19,15 @@ struct capture_obj {
 	char private[160];
 };
 
+#define CAPTURE_LISTENERS 8192u /* slots (chain/slots.h) */
+
 struct capture {
 	struct capture_obj obj;
 	const struct config *cfg;
 	int (*fd)(void *arg, uint32_t i, uint32_t w);
 	void *arg;
-	uint64_t owner, *netns;	    /* netns: cookie, by listener id */
+	uint64_t owner;
+	_Atomic uint64_t *netns;	    /* netns: cookie, by listener slot */
 	int claims;		    /* the map, for workers: this number stays when the objects are opened anew */
 	uint32_t ours;		    /* bits: slots that have rules of ours */
 	bool handed;		    /* to another process; we only stay known as an agent */

@@ -622,3 +622,33 @@ def test_programs(cell, tmp_path):
         for p in procs:
             p.kill()
             p.wait()
+
+
+@pytest.mark.rows("C14")
+def test_rules_change_with_a_reload(cell):
+    """begun, changed and ended while the agent runs; what was captured before goes on"""
+    one, two = cell.backend("one", address=cell.address(VIP)), cell.backend("two", address="127.0.0.1")
+    at = cell.node.at()
+    plain = lib.tcp("outbound", at, "anywhere")
+    a = cell.agent(plain)
+    app = cell.app()
+
+    def reload(*listeners):
+        a.config["listeners"] = list(listeners)
+        a.write()
+        return a.ctl("reload")["changes"]
+
+    def captured():
+        return a.stat("captured")
+    assert app.ask(one.where) == ("one", one.where) and captured() == 0
+    assert reload(cell.capture("anywhere", at)) == ["~ listener outbound: capture"]
+    assert means(a)["state"] == "on", means(a)
+    assert app.ask(one.where) == ("one", one.where) and captured() == 1
+    reload(cell.capture("anywhere", at, to=["127.0.0.1/32"]))
+    assert app.ask(one.where) == ("one", one.where) and captured() == 1, "not among `to` any more"
+    assert app.ask(two.where) == ("two", two.where) and captured() == 2
+    reload(cell.capture("anywhere", cell.node.at()))  # another address
+    assert app.ask(one.where) == ("one", one.where) and captured() == 3
+    reload(plain)
+    assert app.ask(one.where) == ("one", one.where) and captured() == 3
+    assert means(a)["state"] != "missing"

@@ -188,3 +188,28 @@ def test_without_privilege(w, node):
                                 "clusters": [lib.cluster("caught", back.where)]}, user="nobody")
     assert means(a)["state"] == "missing" and "CAP_BPF" in means(a)["why"]
     assert named(w, node, where) == "caught"
+
+
+@pytest.mark.rows("C14")
+def test_steering_changes_with_a_reload(w, node):
+    """what is steered all the time is never refused meanwhile"""
+    back = w.backend(node, lib.serve_name("caught"))
+    address(node, "10.88.1.1")
+    plain = lib.tcp("inbound", "127.0.0.1:15006", "caught")
+    a = agent(w, node, {**plain, "steer": {"to": ["10.88.1.1"], "ports": [7000]}}, clusters=[lib.cluster("caught", back.where)])
+
+    def reload(**steer):
+        a.config["listeners"] = [{**plain, **({"steer": steer} if steer else {})}]
+        a.write()
+        a.ctl("reload")
+    for i in range(10):
+        reload(to=["10.88.1.1"], ports=[7000, 7001 + i])
+        assert named(w, node, "10.88.1.1:7000") == "caught"
+        assert named(w, node, f"10.88.1.1:{7001 + i}") == "caught"
+        with pytest.raises(ConnectionRefusedError):
+            w.app("10.88.1.1:7050", node)
+    reload()
+    with pytest.raises(ConnectionRefusedError):
+        w.app("10.88.1.1:7000", node)
+    reload(to=["10.88.1.1"], ports=[7000])
+    assert named(w, node, "10.88.1.1:7000") == "caught"

@@ -17,6 +17,8 @@ import pytest
 
 import lib
 import manager
+from app import cgroup_mount
+from test_capture import VIP, Cell, means
 from test_health import get
 
 
@@ -77,6 +79,7 @@ class Load:
         """so many more connections"""
         want = self.done + n
         lib.wait_for(lambda: self.done >= want or self.wrong, f"{n} more connections", timeout)
+        assert not self.wrong, (len(self.wrong), self.wrong[:3], self.done)
 
     def finish(self):
         self.stop.set()
@@ -334,6 +337,81 @@ def test_the_manager_learns_who_it_is(w, node, mgr):
     assert not mgr.said("STOPPING")
     os.kill(pid, signal.SIGTERM)
     mgr.hears("STOPPING", "1")
+
+
+# ---- what is pinned
+
+@pytest.fixture
+def pin(tmp_path):
+    d = tmp_path / "bpf"
+    d.mkdir()
+    if subprocess.run(["mount", "-t", "bpf", "bpf", str(d)], check=False, stderr=subprocess.DEVNULL).returncode:
+        pytest.skip("bpffs cannot be mounted here")
+    yield str(d / "adit")
+    subprocess.run(["umount", "-l", str(d)], check=False)
+
+
+@pytest.mark.limit(60)
+@pytest.mark.skipif(not cgroup_mount(), reason="no cgroup2 is mounted")
+@pytest.mark.parametrize("away", ["open", "closed"])
+@pytest.mark.rows("11: upgrade", "A09")
+def test_capture_goes_on(w, pin, away):
+    """applications that connect all the time are captured by the old one or by the new one, never by nobody, never for nothing"""
+    cell = Cell(w, pin)
+    try:
+        direct, caught = cell.backend("direct", address=cell.address(VIP)), cell.backend("caught")
+        a = cell.agent(cell.capture("caught", when_away=away), clusters=[lib.cluster("caught", caught.where)], drain={"within": "5s"}, workers=2)
+        app = cell.app()
+        app.run("stop = False; seen = {}")
+        app.run(f"""
+def hammer():
+    while not stop:
+        try:
+            k = ask({VIP!r}, {direct.port})[0]
+        except Exception as e:
+            k = type(e).__name__
+        seen[k] = seen.get(k, 0) + 1
+threads = [threading.Thread(target=hammer) for _ in range(3)]
+for t in threads: t.start()
+""")
+        old = []
+        for i in range(6):
+            time.sleep(0.2)
+            b = successor(w, a, workers=1 + i % 3)
+            took_over(b, a)
+            old.append(a)
+            a = b
+        for x in old:
+            x.wait(8)
+        time.sleep(0.3)  # the last of the old ones has ended: what it had pinned is there
+        seen = app.run("stop = True\nfor t in threads: t.join()\n_ = seen")
+        print(seen)
+        assert set(seen) == {"caught"} and seen["caught"] > 200, seen
+        assert means(a)["state"] == "on" and "1 rules" in means(a)["detail"], means(a)
+        a.stop()
+        assert app.run(f"_ = ask({VIP!r}, {direct.port})[0]" if away == "open" else "_ = 'closed'") in ("direct", "closed")
+    finally:
+        cell.close()
+
+
+@pytest.mark.rows("11: upgrade")
+def test_steering_goes_on(w, node):
+    """sk_lookup sends to sockets that the new one has, too: nobody is refused while the old one leaves"""
+    back = w.backend(node)
+    a = front(w, node, back, listeners=[lib.tcp("in", node.at(), "app", steer={"to": ["10.88.0.0/16"], "ports": ["7000-7009"]})])
+    node.run("ip", "route", "add", "local", "10.88.0.0/16", "dev", "lo")
+    row = {r["name"]: r for r in a.ctl("kernel")["means"]}["steer"]
+    if row["state"] != "on":
+        pytest.skip("no sk_lookup here: " + row["why"])
+    load = Load(w, node, "10.88.0.1:7003")
+    load.more(20)
+    for i in range(4):
+        b = took_over(successor(w, a, workers=1 + i % 3), a)
+        load.more(30)
+        a.wait(8)
+        a = b
+    load.more(30)
+    load.finish()
 
 
 # ---- the service manager's sockets

@@ -39,6 +39,8 @@ static const char main_text[] =
 	"  denied                  who was denied lately, and why\n"
 	"  kernel                  what the kernel does for aditd here, and why not more\n"
 	"  kernel bypass on|off    switch the bypass\n"
+	"  cert [list]             identities: certificates, days left, CAs, what is wrong\n"
+	"  cert NAME               all about one, with the tunnels that use it\n"
 	"  limits                  what is used of each limit, and whom it refused\n"
 	"  stats [PATTERN]         counters and latencies\n"
 	"  log-level [AREA=LEVEL]  show or set what is logged\n"
@@ -223,6 +225,17 @@ static const struct {
 	 "Counters and gauges that are not zero (-o wide: all), and latencies: open is\n"
 	 "from accept to established, queue the wait for a tunnel. PATTERN is a part of\n"
 	 "a name or a glob ('tls_*'); what it finds is shown even if zero.\n"
+	 "\n"
+	 WATCH
+	 COMMON},
+	{"cert",
+	 "usage: aditctl cert [list|NAME] [--watch[=SECONDS]]\n"
+	 "\n"
+	 "Identities: the certificate in force, how long it lasts, who is trusted, and how\n"
+	 "many tunnels use it (OLD: with an older certificate, going over). STATE is good,\n"
+	 "expiring (a third of its life is left), expired, not yet valid, or bad: the files\n"
+	 "as they are now are no good, and what was loaded before stays in force. Lines\n"
+	 "with ! say what is wrong. With NAME all about one identity.\n"
 	 "\n"
 	 WATCH
 	 COMMON},

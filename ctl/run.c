@@ -36,6 +36,7 @@ static const struct {
 	{"audit", cmd_audit, TAKES_LIMIT, 0},
 	{"denied", cmd_denied, TAKES_LIMIT | TAKES_LISTENER | TAKES_SINCE | TAKES_FOLLOW, 0},
 	{"kernel", cmd_kernel, TAKES_WATCH, 2},
+	{"cert", cmd_cert, TAKES_WATCH, 1},
 	{"limits", cmd_limits, TAKES_WATCH | TAKES_LIMIT, 0},
 	{"stats", cmd_stats, TAKES_WATCH, 1},
 	{"log-level", cmd_log_level, 0, CTL_WORDS},

@@ -67,7 +67,7 @@ static const struct route routes[] = {
 	{"POST", ADIT_API_CONFIG_CHECK, R_CHANGE | R_QUIET, NULL, api_config_check,
 	 "judge a configuration: YAML text or {\"path\": FILE}"},
 	{"POST", ADIT_API_RELOAD, R_CHANGE, NULL, api_reload, "read the configuration again and bring it into force"},
-	{"GET", ADIT_API_CERTS, 0, NULL, api_certs, "identities, their certificates, CAs and revocation lists"},
+	{"GET", ADIT_API_CERTS, 0, " identity ", api_certs, "identities, their certificates, CAs and revocation lists"},
 	{"GET", ADIT_API_DRAIN, 0, NULL, api_drain_progress, "how far a drain is"},
 	{"POST", ADIT_API_DRAIN, R_CHANGE, NULL, api_drain, "drain and end: {\"within_ms\": N}"},
 	{"GET", ADIT_API_UPGRADE, 0, NULL, api_upgrade_state, "how far a new daemon is that takes over"},

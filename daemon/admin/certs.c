@@ -129,10 +129,11 @@ void api_certs(struct api *a, const struct api_req *req, struct api_answer *ans)
 	uint32_t n = rows_of(a, &rows);
 	uint64_t now = (uint64_t)time(NULL);
 	size_t n_tunnels = 0;
+	const char *name = api_arg(req, "identity");
+	uint32_t matched = 0;
 	struct json j;
 	int r = inspect_tunnels(a->d, &t, &n_tunnels);
 
-	(void)req;
 	if (r < 0) {
 		api_fail_inspect(ans, r);
 		return;
@@ -142,10 +143,15 @@ void api_certs(struct api *a, const struct api_req *req, struct api_answer *ans)
 	json_u64(&j, "now", now);
 	json_open(&j, "certs", '[');
 	for (uint32_t i = 0; i < n; i++)
-		put_cert(&j, &rows[i], now, t, n_tunnels);
+		if (!name || !strcmp(name, rows[i].name)) {
+			put_cert(&j, &rows[i], now, t, n_tunnels);
+			matched++;
+		}
 	json_close(&j, ']');
 	json_close(&j, '}');
 	text_add(&ans->body, "\n");
+	if (name && !matched)
+		api_fail(ans, 404, "no identity is called '%s'", name);
 }
 
 /* ---- metrics ---- */

@@ -63,6 +63,7 @@ struct build {
 	struct build_names listeners, clusters, identities, policies, workloads;
 	struct build_edge **edges, **last_edge; /* by listener */
 	uint32_t n_routes;
+	bool running; /* config_sources.running */
 };
 
 /* ---- value.c: one scalar -> one C value ---- */

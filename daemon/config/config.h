@@ -22,6 +22,7 @@ struct config_source {
 struct config_sources {
 	struct config_source *at;
 	uint32_t n;
+	bool running; /* identities' files need not be there: who has loaded them before judges them (control/creds.h) */
 };
 /** config_read() - the files that config_load() would read. Return: 0 and *ret (config_sources_free() it), or -errno with the sentence. */
 int config_read(const char *path, struct config_sources *ret, struct err *reterr);

@@ -377,7 +377,7 @@ int config_parse(const char *name, const char *text, size_t n, struct config **r
 
 int config_build(const struct config_sources *s, const struct config_source *more, struct config **ret, struct err *reterr)
 {
-	struct build b = {.err = reterr};
+	struct build b = {.err = reterr, .running = s->running};
 	int r = build_begin(&b, s->at[0].name);
 
 	for (uint32_t i = 0; r >= 0 && i < s->n; i++)

@@ -109,6 +109,7 @@ int control_open(struct control *ctl, const char *file, const struct control_ove
 		r = applied_open(ctl, reterr);
 	if (r == 0)
 		r = build(ctl, &ctl->sources, &ctl->applied, ret, reterr);
+	ctl->sources.running = true; /* from now on a key that is just being replaced is no reason to refuse a policy */
 	if (r < 0)
 		control_close(ctl);
 	return r;
@@ -270,6 +271,7 @@ int control_reload(struct control *ctl, const char *why, struct text *ret_report
 		refused(ctl, why, reterr);
 		return r;
 	}
+	s.running = true;
 	r = control_install(ctl, &s, NULL, why, ret_report, reterr);
 	config_sources_free(&s);
 	return r;

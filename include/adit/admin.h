@@ -32,7 +32,7 @@
 #define ADIT_API_POLICIES_CHECK "/v1/policies/check"
 #define ADIT_API_POLICIES_DIFF "/v1/policies/diff"
 #define ADIT_API_AUDIT	      "/v1/audit" /* ?limit= */
-#define ADIT_API_CERTS	      "/v1/certs"
+#define ADIT_API_CERTS	      "/v1/certs" /* ?identity= */
 #define ADIT_API_RELOAD	      "/v1/reload"
 
 /* also on the TCP address of admin.metrics */

@@ -10,7 +10,7 @@ _aditctl_names()	# JSON-KEY COMMAND...: values of a member, as the running daemo
 _aditctl()
 {
 	local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]}
-	local commands='status listener chain cluster tunnel conn policy audit denied kernel limits stats log-level config reload drain upgrade metrics version help'
+	local commands='status listener chain cluster tunnel conn policy audit denied kernel cert limits stats log-level config reload drain upgrade metrics version help'
 	local options='--socket --output --help' command='' sub='' i
 	local -a socket=()
 
@@ -32,6 +32,7 @@ _aditctl()
 	esac
 	case $command in
 	status|listener|cluster|kernel|stats) options+=' --watch' ;;
+	cert) options+=' --watch' ;;
 	limits) options+=' --watch --limit' ;;
 	tunnel) options+=' --watch --limit --peer' ;;
 	conn) options+=' --watch --limit --listener --peer' ;;
@@ -53,6 +54,7 @@ _aditctl()
 	policy/) COMPREPLY=($(compgen -W 'list get apply delete diff test explain' -- "$cur")) ;;
 	policy/get|policy/delete) COMPREPLY=($(compgen -W "$(_aditctl_names name policy list)" -- "$cur")) ;;
 	policy/test) compopt -o default ;;
+	cert/) COMPREPLY=($(compgen -W "list $(_aditctl_names identity cert)" -- "$cur")) ;;
 	kernel/) COMPREPLY=($(compgen -W 'bypass' -- "$cur")) ;;
 	kernel/bypass) COMPREPLY=($(compgen -W 'on off' -- "$cur")) ;;
 	config/) COMPREPLY=($(compgen -W 'check' -- "$cur")) ;;

@@ -39,6 +39,7 @@
 	X(BAD_REQUEST, "bad_requests", "CONNECT requests refused as malformed")                                                  \
 	X(NO_ROUTE, "no_route", "connections and requests that no route matched")                                                \
 	X(DENIED, "denied", "connections and requests denied by policy")                                                         \
+	X(LATE_DENIED, "late_denied", "live connections closed because policies that came into force later deny them")             \
 	X(METADATA_MISMATCH, "metadata_mismatch", "streams whose metadata contradicts the peer's certificate")                   \
 	X(METADATA_DROPPED, "metadata_dropped", "metadata headers cut or dropped by a limit")                                    \
 	X(IDLE_CLOSED, "idle_closed", "connections closed by the idle time-out")                                                 \

@@ -76,6 +76,7 @@ void conn_free(struct conn *c)
 	free(c->authority);
 	free(c->principal);
 	free(c->why);
+	judge_forget(c);
 	endpoint_put(c->ep);
 	for (uint32_t i = 0; i < c->n_via; i++)
 		endpoint_put(c->via[i]);
@@ -163,7 +164,8 @@ void conn_go(struct conn *c, const struct cfg_listener *l, struct stage_context 
 			stats_bump(&s->accepted, 1);
 			stats_bump(&s->active, 1);
 		}
-		dial_start(c);
+		if (judge_now(c))
+			dial_start(c);
 		return;
 	case STAGE_LOOP:
 		stats_inc(&w->loop.stats, ST_NO_ROUTE);

@@ -33,6 +33,7 @@ static const struct ending_row {
 	[END_HEADERS] = { 431, NGHTTP2_ENHANCE_YOUR_CALM, "DPE", "src", "headers too large" },
 	[END_NO_ROUTE] = { 404, NGHTTP2_REFUSED_STREAM, "NR", "adit", "no route" },
 	[END_DENIED] = { 401, NGHTTP2_REFUSED_STREAM, "UAEX", "adit", "denied" },
+	[END_REVOKED] = { 401, NGHTTP2_CANCEL, "UAEX", "adit", "policy revoked" },
 	[END_CONNECT] = { 503, NGHTTP2_CONNECT_ERROR, "UF", "dst", "connect failed" },
 	[END_CONNECT_TIME] = { 504, NGHTTP2_CONNECT_ERROR, "UF", "dst", "connect timed out" },
 	[END_NO_NAME] = { 503, NGHTTP2_CONNECT_ERROR, "DF", "adit", "name resolution failed" },

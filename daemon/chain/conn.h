@@ -16,6 +16,7 @@
 #include "base/buf.h"
 #include "chain/recent.h"
 #include "chain/snapshot.h"
+#include "chain/again.h"
 #include "chain/stage.h"
 #include "chain/whose.h"
 #include "chain/tracing.h"
@@ -45,6 +46,7 @@ enum ending {
 	END_PROXY,	   /* bad or missing PROXY header */
 	END_NO_ROUTE,
 	END_DENIED,
+	END_REVOKED,	   /* a policy that came later denies it: again.c */
 	END_CONNECT,	   /* refused, no route to host, ... */
 	END_CONNECT_TIME,  /* timed out */
 	END_NO_NAME,	   /* DNS */
@@ -108,6 +110,7 @@ struct conn {
 	bool mismatch;		 /* the source's metadata contradicts its certificate */
 	bool has_uid, claimed;	 /* uid is known; so said the capture */
 	bool workload_counted;
+	bool revoked;		 /* what the stages say of policies is of the worker's snapshot, not of its own */
 	bool proxy_wait;	 /* accepted; its PROXY header is awaited */
 	uint8_t staged;		 /* so many of the stages' listeners count it as active */
 	uint8_t n_via;		 /* tunnel endpoints on the way that are this node: the short way */
@@ -120,6 +123,7 @@ struct conn {
 	uint16_t chunk_first, chunk_last; /* of the worker's chunk list, while touched */
 	struct leg leg[2];
 	struct stages stages;	 /* listeners passed, route and cluster */
+	struct again_part *parts; /* what the parts of its chain were judged by; NULL: there is one, and it is the connection's */
 	struct endpoint *ep;	 /* where it went; NULL: none chosen */
 	struct addr src, orig_dst, dst;
 	char *authority;	 /* of the CONNECT received, or the one to send; malloc'd */

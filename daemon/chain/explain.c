@@ -422,7 +422,7 @@ int explain_steps(const struct config *cfg, struct explain_way *w, uint32_t from
 	if (!q)
 		return -ENOMEM;
 	q->cfg = cfg;
-	stages_input(&w->ctx, w->entry, q->room, &q->in);
+	stages_input(&w->ctx, w->entry->id, q->room, &q->in);
 	if (cfg->policy_set)
 		policy_look(cfg->policy_set, &q->in, &q->facts);
 	v = from ? stages_extend(w->entry, &w->ctx, &w->stages) : stages_resolve(w->entry, &w->ctx, &w->stages);

@@ -18,7 +18,7 @@
 
 static const struct policy_set *set_of(const struct conn *c)
 {
-	return c->snap->cfg->policy_set;
+	return c->revoked ? c->w->snap->cfg->policy_set : c->snap->cfg->policy_set;
 }
 
 /* the last one is for what no policy decided */
@@ -106,19 +106,19 @@ static uint32_t entered_at(const struct conn *c)
 
 bool judge_address(struct conn *c, const struct addr *to)
 {
-	struct stage_context ctx = {.src = c->src, .principal = conn_principal(c), .in = {.addr = *to, .port = to->port, .md = c->leg[SRC].md}};
-	const struct cfg_cluster *via = c->n_via ? &c->snap->cfg->clusters[c->via_cluster[c->n_via - 1]] : NULL;
+	struct stage_context ctx;
 
+	if (c->snap != c->w->snap) {
+		c->dst = *to;
+		if (!judge_now(c))
+			return false;
+	}
 	if (!policy_looks_at(set_of(c), POLICY_DESTINATION_IP))
 		return true;
+	judge_context(c, &ctx);
 	judge_prepare(c, &ctx);
-	if (via) {
-		/* what short.c made of us; the metadata is not kept: a policy that allows by it, and by addresses, does not allow this */
-		ctx.principal = via->tls ? tls_ctx_id(snapshot_tls(c->snap, whose_identity(c, via, c->n_via - 1u))) : NULL;
-		ctx.in.md = NULL;
-	}
-	if (c->authority)
-		ctx.in.authority = (struct slice){c->authority, strlen(c->authority)};
+	ctx.in.addr = *to;
+	ctx.in.port = to->port;
 	if (stages_judge(c->snap->cfg, entered_at(c), &ctx, &c->stages) == STAGE_GO)
 		return true;
 	judge_end(c);

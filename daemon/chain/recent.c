@@ -152,6 +152,7 @@ static enum denial denial_of(const struct conn *c)
 		if (c->stages.denied)
 			return DENIAL_POLICY;
 		return c->stages.cluster && c->stages.cluster->type == CLUSTER_ORIGINAL_DST ? DENIAL_DESTINATION : DENIAL_IDENTITY;
+	case END_REVOKED: return DENIAL_POLICY;
 	case END_NO_ROUTE: return DENIAL_ROUTE;
 	case END_LIMIT:
 	case END_QUEUE_FULL: return DENIAL_LIMIT;

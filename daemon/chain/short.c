@@ -115,11 +115,12 @@ static void go_on(struct conn *c, const struct cfg_listener *l, const struct add
 	struct metadata *md;
 	const char *authority;
 	size_t n = dial_authority(c, text, &authority);
-	int r;
+	int r, kept;
 
 	dial_trace(c, trace);
 	n = connect_headers(whose_self(c, cl, c->n_via), authority, n, &c->src, trace, fwd, h);
 	r = connect_parse(h, n, 0, &in, &why);
+	kept = c->n_via ? 0 : judge_keep(c, 0, NULL); /* before the connection looks otherwise */
 	leave(c, cl);
 	if (r) {
 		conn_end(c, END_BAD_REQUEST, "%s", why.msg);
@@ -141,6 +142,9 @@ static void go_on(struct conn *c, const struct cfg_listener *l, const struct add
 	r = remember(c, in.authority, ctx.principal);
 	if (r == 0) {
 		ctx.in.authority = (struct slice){ c->authority, strlen(c->authority) };
+		r = kept < 0 ? kept : judge_keep(c, c->stages.n, &ctx);
+	}
+	if (r == 0) {
 		conn_go(c, l, &ctx);
 	} else {
 		conn_end(c, END_MEMORY, "out of memory");

@@ -15,12 +15,6 @@
 
 /* ---- policies */
 
-struct asking {
-	const struct stage_context *ctx;
-	struct policy_facts facts;
-	char authority[ADDR_STR];
-};
-
 /* Names as the peer wrote them. Addresses have many spellings: the one that policies are compared with is addr_str()'s. */
 static struct slice authority_of(const struct stage_context *ctx, char room[ADDR_STR])
 {
@@ -37,9 +31,9 @@ static struct slice authority_of(const struct stage_context *ctx, char room[ADDR
 	return (struct slice){room, strlen(room)};
 }
 
-void stages_input(const struct stage_context *ctx, const struct cfg_listener *first, char room[ADDR_STR], struct policy_input *ret)
+void stages_input(const struct stage_context *ctx, uint32_t first, char room[ADDR_STR], struct policy_input *ret)
 {
-	struct policy_input in = {.source = ctx->src, .destination = ctx->in.addr, .port = ctx->in.port, .listener = first->id, .md = ctx->in.md};
+	struct policy_input in = {.source = ctx->src, .destination = ctx->in.addr, .port = ctx->in.port, .listener = first, .md = ctx->in.md};
 	size_t n = ctx->principal ? strlen(ctx->principal) : 0;
 	struct spiffe id;
 
@@ -54,7 +48,7 @@ void stages_input(const struct stage_context *ctx, const struct cfg_listener *fi
 	*ret = in;
 }
 
-static void ask_begin(struct asking *q, const struct stage_context *ctx, const struct cfg_listener *first)
+void stages_ask_begin(struct stages_asked *q, const struct stage_context *ctx, uint32_t first)
 {
 	struct policy_input in;
 
@@ -65,7 +59,7 @@ static void ask_begin(struct asking *q, const struct stage_context *ctx, const s
 	policy_look(ctx->policies, &in, &q->facts);
 }
 
-static bool ask(const struct asking *q, enum policy_place at, uint32_t id, const char *name, struct stages *ret)
+bool stages_ask(const struct stages_asked *q, enum policy_place at, uint32_t id, const char *name, struct stages *ret)
 {
 	struct policy_verdict v;
 
@@ -89,15 +83,16 @@ static bool ask(const struct asking *q, enum policy_place at, uint32_t id, const
 
 static enum stage_verdict resolve(const struct cfg_listener *l, const struct stage_context *ctx, struct stages *ret)
 {
-	struct asking q;
+	struct stages_asked q;
 
-	ask_begin(&q, ctx, l);
+	stages_ask_begin(&q, ctx, l->id);
 	while (l && ret->n < CFG_CHAIN_MAX) {
 		const struct cfg_route *r = l->n_routes ? route_find(l, &ctx->in) : NULL;
 		const struct cfg_target *to = r ? &r->to : &l->to;
 
-		ret->id[ret->n++] = (uint16_t)l->id;
-		if (!ask(&q, POLICY_AT_LISTENER, l->id, l->name, ret))
+		ret->id[ret->n] = (uint16_t)l->id;
+		ret->to[ret->n++] = to->cluster ? (uint16_t)to->cluster->id : STAGE_NO_CLUSTER;
+		if (!stages_ask(&q, POLICY_AT_LISTENER, l->id, l->name, ret))
 			return STAGE_DENIED;
 		if (r)
 			ret->route = r;
@@ -105,7 +100,7 @@ static enum stage_verdict resolve(const struct cfg_listener *l, const struct sta
 			ret->cluster = to->cluster;
 			ret->forward = to->forward;
 		}
-		if (to->cluster && !ask(&q, POLICY_AT_CLUSTER, to->cluster->id, to->cluster->name, ret))
+		if (to->cluster && !stages_ask(&q, POLICY_AT_CLUSTER, to->cluster->id, to->cluster->name, ret))
 			return STAGE_DENIED;
 		if (ret->cluster)
 			return STAGE_GO;
@@ -134,15 +129,15 @@ enum stage_verdict stages_extend(const struct cfg_listener *next, const struct s
 enum stage_verdict stages_judge(const struct config *cfg, uint32_t from, const struct stage_context *ctx, struct stages *s)
 {
 	const struct cfg_listener *l = &cfg->listeners[s->id[from]];
-	struct asking q;
+	struct stages_asked q;
 
-	ask_begin(&q, ctx, l);
+	stages_ask_begin(&q, ctx, l->id);
 	for (uint32_t i = from; i < s->n; i++) {
 		l = &cfg->listeners[s->id[i]];
-		if (!ask(&q, POLICY_AT_LISTENER, l->id, l->name, s))
+		if (!stages_ask(&q, POLICY_AT_LISTENER, l->id, l->name, s))
 			return STAGE_DENIED;
 	}
-	if (s->cluster && !ask(&q, POLICY_AT_CLUSTER, s->cluster->id, s->cluster->name, s))
+	if (s->cluster && !stages_ask(&q, POLICY_AT_CLUSTER, s->cluster->id, s->cluster->name, s))
 		return STAGE_DENIED;
 	return STAGE_GO;
 }

@@ -8,9 +8,12 @@
 #include "policy/policy.h"
 #include "policy/route.h"
 
+#define STAGE_NO_CLUSTER 0xffffu
+
 struct stages {
 	uint8_t n;
 	uint16_t id[CFG_CHAIN_MAX]; /* listener ids, outermost first */
+	uint16_t to[CFG_CHAIN_MAX]; /* ids of the clusters behind each; STAGE_NO_CLUSTER: it led to a listener, or nowhere */
 	const struct cfg_route *route; /* the last that matched; NULL: a default target */
 	const struct cfg_cluster *cluster;
 	bool forward;
@@ -30,10 +33,21 @@ struct stage_context {
 	void *judged_arg;
 };
 
-/** stages_input() - what policies are asked with for @ctx that entered by @first; refers to both and to @room */
-void stages_input(const struct stage_context *ctx, const struct cfg_listener *first, char room[ADDR_STR], struct policy_input *ret);
+/** stages_input() - what policies are asked with for @ctx that entered by listener @first (its id); refers to @ctx and to @room */
+void stages_input(const struct stage_context *ctx, uint32_t first, char room[ADDR_STR], struct policy_input *ret);
 
 enum stage_verdict { STAGE_GO, STAGE_NO_ROUTE, STAGE_DENIED, STAGE_LOOP };
+
+/** struct stages_asked - policies asked one place after the other, with one context; on the caller's stack */
+struct stages_asked {
+	const struct stage_context *ctx;
+	struct policy_facts facts;
+	char authority[ADDR_STR];
+};
+/** stages_ask_begin() - @first: id of the listener where it entered; UINT32_MAX: one that is gone */
+void stages_ask_begin(struct stages_asked *q, const struct stage_context *ctx, uint32_t first);
+/** stages_ask() - Return: allowed? @ret->policy and so on say by whom, as far as anybody decided. */
+bool stages_ask(const struct stages_asked *q, enum policy_place at, uint32_t id, const char *name, struct stages *ret);
 
 /** stages_resolve() - from listener @first, where the connection entered, to the cluster; as far as policies let it */
 enum stage_verdict stages_resolve(const struct cfg_listener *first, const struct stage_context *ctx, struct stages *ret);

@@ -475,6 +475,7 @@ static void take(struct order *o, void *owner)
 	take_tunnels(w, s);
 	tunnels_renewed(&w->tunnels);
 	places_start(w);
+	judge_again(w);
 	snapshot_put(s->old, w->loop.worker);
 	atomic_fetch_add_explicit(&s->taken, 1, memory_order_release);
 }

@@ -89,6 +89,7 @@ struct worker {
 	struct timer joined_timer, held_timer;
 	uint64_t next_conn;
 	struct policy_counts *policies; /* by slot */
+	struct again again;
 	struct log_rate failed_log, refused_log, dry_log;
 	bool draining;
 	bool closing; /* listeners: let no more handshakes begin, then close */

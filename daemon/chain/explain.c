@@ -11,6 +11,7 @@
 #include "codec/authority.h"
 #include "codec/metadata.h"
 #include "tunnel/connect.h"
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -104,21 +105,23 @@ struct found {
 static const struct cfg_listener *only_tunnel(const struct config *cfg, struct found *f, struct err *reterr, int *ret)
 {
 	const struct cfg_listener *one = NULL;
-	struct text names = { 0 };
+	char names[256] = "";
+	size_t used = 0;
 	uint32_t n = 0;
 
 	for (uint32_t i = 0; i < cfg->n_listeners; i++) {
 		if (cfg->listeners[i].type != LISTENER_TUNNEL)
 			continue;
-		text_addf(&names, "%s%s", n++ ? ", " : "", cfg->listeners[i].name);
+		if (used < sizeof(names))
+			used += (size_t)snprintf(names + used, sizeof(names) - used, "%s%s", n ? ", " : "", cfg->listeners[i].name);
 		one = &cfg->listeners[i];
+		n++;
 	}
 	*ret = 0;
 	if (n > 1)
-		*ret = err_set(reterr, -EINVAL, "there are %u tunnel listeners: say --listener, one of %s", n, names.s ? names.s : "");
+		*ret = err_set(reterr, -EINVAL, "there are %u tunnel listeners: say --listener, one of %s", n, names);
 	else if (n == 1)
 		text_add(&f->why, "identity, authority and metadata come by a tunnel, and this is the only tunnel listener");
-	text_finish(&names);
 	return n == 1 ? one : NULL;
 }
 
@@ -296,6 +299,7 @@ int explain_entry(const struct config *cfg, const struct explain_ask *ask, struc
 		if (f.l)
 			put_note(j, ask, f.l);
 		json_close(j, '}');
+		j->out->failed |= f.why.failed;
 	}
 	if (r == 0 && !f.l) {
 		w->verdict = EXPLAIN_ELSEWHERE;

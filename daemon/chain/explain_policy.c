@@ -147,6 +147,7 @@ static void put_failed(const struct telling *t, const struct policy_step *st)
 		text_addf(&s, "%s is '%.*s'; the rule wants %s", name, (int)min_u64(has.n, 200), has.p ? has.p : "", st->negate ? "none of " : "");
 	add_values(&s, t, m);
 	json_strn(t->j, NULL, s.s ? s.s : "", s.len);
+	t->j->out->failed |= s.failed;
 	text_finish(&s);
 }
 

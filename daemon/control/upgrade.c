@@ -20,6 +20,7 @@
 
 #define PEER_MS 60000u /* a new daemon has so long to get ready: certificates, a large configuration, BPF */
 #define SEND_MS 1000u
+#define REFUSE_MS 200u
 
 static uint64_t now_ms(void)
 {
@@ -150,8 +151,12 @@ static void peer_gone(struct upgrade *u, const char *why)
 	u->asked = u->ready = false;
 }
 
+/* its HELLO is read first: closing a socket with something unread resets it, and the reason would be lost */
 static void refuse(int fd, const char *why)
 {
+	struct talk t;
+
+	(void)talk_recv(fd, &t, NULL, NULL, REFUSE_MS);
 	log_warn(LA_MAIN, "upgrade refused: %s", why);
 	(void)talk_send(fd, TALK_NO, why, NULL, 0, 0);
 	close(fd);

@@ -59,7 +59,7 @@ void ctl_query(struct text *path, const struct ctl *c)
 }
 
 /* {"error": "..."} of a refusal; whatever else came is described, not shown. */
-static int refused(struct ctl *c, const struct http_answer *a)
+int ctl_refused(struct ctl *c, const struct http_answer *a)
 {
 	json_t *o = json_loadb(a->body.s ? a->body.s : "", a->body.len, 0, NULL);
 	const char *s = js_str(o, "error");
@@ -91,7 +91,7 @@ int ctl_call(struct ctl *c, const char *method, const char *path, const char *bo
 	if (r < 0)
 		return ctl_fail(c, r == -ENOTCONN ? CTL_UNREACHABLE : CTL_FAILED, "%s", e.msg);
 	if (a.status >= 300)
-		r = refused(c, &a);
+		r = ctl_refused(c, &a);
 	else if (c->output == OUT_JSON)
 		r = ctl_print(c, &a.body);
 	else if (ret)

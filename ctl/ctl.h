@@ -37,6 +37,7 @@ struct ctl {
 	const char *header[CTL_PAIRS], *member[CTL_PAIRS]; /* NAME=VALUE */
 	uint32_t n_headers, n_members;
 	bool follow;
+	const char *level, *for_time, *count;
 	uint64_t watch_ms;	     /* 0: once */
 	const char *word[CTL_WORDS]; /* what followed the command */
 	uint32_t n_words;
@@ -58,6 +59,9 @@ enum ctl_takes {
 	TAKES_EXPLAIN = 1 << 16, /* --src and what else describes a connection */
 	TAKES_SINCE = 1 << 17,
 	TAKES_FOLLOW = 1 << 18,
+	TAKES_LEVEL = 1 << 20,
+	TAKES_FOR = 1 << 21,
+	TAKES_COUNT = 1 << 22,
 };
 
 /** ctl_run() - the program without main(). Return: enum ctl_exit. */
@@ -73,6 +77,9 @@ int ctl_usage(struct ctl *c, const char *fmt, ...) __attribute__((format(printf,
  * Return: enum ctl_exit; what is not CTL_OK has been said.
  */
 int ctl_call(struct ctl *c, const char *method, const char *path, const char *body, json_t **ret);
+/** ctl_refused() - what a refusal says, on err. Return: CTL_FAILED. */
+struct http_answer;
+int ctl_refused(struct ctl *c, const struct http_answer *a);
 /** ctl_query() - append the filters that were given (--limit, --listener, --peer) */
 void ctl_query(struct text *path, const struct ctl *c);
 /** ctl_document() - the text of @file, "-": standard input; finish it. Return: enum ctl_exit, said. */
@@ -101,3 +108,4 @@ int conn_explain(struct ctl *c, const char *id);				  /* and `conn explain ID` *
 ctl_command cmd_conn, cmd_stats, cmd_metrics;				  /* conn.c, stats.c */
 ctl_command cmd_log_level, cmd_config, cmd_reload, cmd_version;		  /* change.c */
 ctl_command cmd_drain, cmd_upgrade;					  /* drain.c, upgrade.c */
+ctl_command cmd_log, cmd_trace;					  /* log.c, trace.c */

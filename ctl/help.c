@@ -43,7 +43,9 @@ static const char main_text[] =
 	"  cert NAME               all about one, with the tunnels that use it\n"
 	"  limits                  what is used of each limit, and whom it refused\n"
 	"  stats [PATTERN]         counters and latencies\n"
-	"  log-level [AREA=LEVEL]  show or set what is logged\n"
+	"  log [list|set|reset]    what is logged, what was held back\n"
+	"  log-level [AREA=LEVEL]  the same, levels alone\n"
+	"  trace conn|peer|listener WHAT   watch live what happens to connections\n"
 	"  config check [FILE]     judge a configuration, without a daemon\n"
 	"  reload                  read the configuration again\n"
 	"  drain [--within TIME]   no new connections, then end\n"
@@ -238,6 +240,35 @@ static const struct {
 	 "with ! say what is wrong. With NAME all about one identity.\n"
 	 "\n"
 	 WATCH
+	 COMMON},
+	{"log",
+	 "usage: aditctl log [list]\n"
+	 "       aditctl log set [--for TIME] AREA=LEVEL...\n"
+	 "       aditctl log reset [AREA...]\n"
+	 "\n"
+	 "Level of each area, now and as configured; then the kinds of lines that peers\n"
+	 "and applications can provoke, how many of each are written at the most, and how\n"
+	 "many were held back (-o wide: all kinds). LEVEL is error, warn, info or debug;\n"
+	 "AREA is one of those shown, or all. A LEVEL alone is for all areas. What is set\n"
+	 "lasts until reset, a reload, or TIME has passed. For root and the daemon's own\n"
+	 "user.\n"
+	 "\n"
+	 "      --for TIME         back to the configured level by itself: 30s, 10m, 1h\n"
+	 COMMON},
+	{"trace",
+	 "usage: aditctl trace conn ID | peer ADDRESS | peer SPIFFE-ID | listener NAME\n"
+	 "                     [--level events|frames|bytes] [--for TIME] [--count N]\n"
+	 "\n"
+	 "A line for each thing that happens, as it happens, until interrupted: opening,\n"
+	 "policy verdicts, route, DNS, endpoint, pool, TLS, headers (credentials are left\n"
+	 "out), half-closes, resets, movers, end. frames adds HTTP/2 frames, bytes also\n"
+	 "reads and writes. An ADDRESS without port fits any; both ends of a connection\n"
+	 "count, and the agent's at the other end of its tunnel. -o json: one object per\n"
+	 "line. Four traces at a time. For root and the daemon's own user.\n"
+	 "\n"
+	 "      --level LEVEL      events (default), frames, bytes\n"
+	 "      --for TIME         end after TIME: 30s, 5m\n"
+	 "      --count N          end after N events\n"
 	 COMMON},
 	{"log-level",
 	 "usage: aditctl log-level [AREA=LEVEL...]\n"

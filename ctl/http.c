@@ -186,6 +186,79 @@ int http_call(const char *socket_path, const char *method, const char *path, con
 	return r;
 }
 
+/* Return: bytes of the header, 0: it is not all here yet */
+static size_t header_end(const struct text *in)
+{
+	const char *p = in->len ? strstr(in->s, "\r\n\r\n") : NULL;
+
+	return p ? (size_t)(p - in->s) + 4 : 0;
+}
+
+/* Return: bytes, 0: it is over, -errno */
+static ssize_t stream_recv(int fd, char *buf, size_t max)
+{
+	ssize_t n;
+
+	do
+		n = recv(fd, buf, max, 0);
+	while (n < 0 && errno == EAGAIN); /* the socket's time-out: nothing has happened, which is fine */
+	return n < 0 && errno == ECONNRESET ? 0 : n < 0 ? -errno : n;
+}
+
+static int stream_read(int fd, bool (*fn)(void *arg, const char *s, size_t n), void *arg, struct http_answer *ret, struct err *reterr)
+{
+	struct text head = {0};
+	char buf[16384];
+	size_t body = 0;
+	ssize_t n;
+	int r = 0;
+
+	while ((n = stream_recv(fd, buf, sizeof(buf))) > 0) {
+		if (body) {
+			if (!fn(arg, buf, (size_t)n))
+				break;
+			continue;
+		}
+		text_addn(&head, buf, (size_t)n);
+		if (!text_ok(&head) || head.len > 65536) {
+			r = err_set(reterr, -ENOMEM, "the answer's header is too long");
+			break;
+		}
+		if (!header_end(&head) || head.len < 12 || memcmp(head.s + 9, "200", 3))
+			continue; /* a refusal is read to its end */
+		body = header_end(&head);
+		ret->status = 200;
+		if (head.len > body && !fn(arg, head.s + body, head.len - body))
+			break;
+	}
+	if (r == 0 && n < 0)
+		r = err_set(reterr, (int)n, "while reading the answer: %s", strerror((int)-n));
+	if (r == 0 && !body)
+		r = http_parse(head.s ? head.s : "", head.len, ret, reterr);
+	text_finish(&head);
+	return r;
+}
+
+int http_stream(const char *socket_path, const char *path, bool (*fn)(void *arg, const char *s, size_t n), void *arg, struct http_answer *ret,
+		struct err *reterr)
+{
+	struct text out = {0};
+	AUTO_FD fd = -1;
+	int r = dial(socket_path, &fd, reterr);
+
+	if (r < 0)
+		return r;
+	text_addf(&out, "GET %s HTTP/1.0\r\nHost: adit\r\nUser-Agent: aditctl\r\n\r\n", path);
+	if (text_ok(&out)) {
+		send_all(fd, out.s, out.len);
+		r = stream_read(fd, fn, arg, ret, reterr);
+	} else {
+		r = err_set(reterr, -ENOMEM, "out of memory");
+	}
+	text_finish(&out);
+	return r;
+}
+
 void http_query(struct text *path, const char *name, const char *value)
 {
 	if (!value)

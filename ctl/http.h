@@ -16,6 +16,12 @@ struct http_answer {
  */
 int http_call(const char *socket, const char *method, const char *path, const char *body, size_t n,
 	      struct http_answer *ret, struct err *reterr);
+/**
+ * http_stream() - an answer without an end: @fn gets its body as it comes, until it returns false. There is no time-out, and a signal ends it.
+ * @ret: a refusal (status 300 and above) with its body, as http_call()
+ */
+int http_stream(const char *socket, const char *path, bool (*fn)(void *arg, const char *s, size_t n), void *arg, struct http_answer *ret,
+		struct err *reterr);
 /** http_parse() - a whole answer as read from the socket. Return: 0 or -EPROTO, -ENOMEM with the sentence. */
 int http_parse(const char *s, size_t n, struct http_answer *ret, struct err *reterr);
 /** http_query() - append @name=@value, percent-encoded, with "?" or "&" in front; nothing when @value is NULL */

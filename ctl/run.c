@@ -39,6 +39,8 @@ static const struct {
 	{"cert", cmd_cert, TAKES_WATCH, 1},
 	{"limits", cmd_limits, TAKES_WATCH | TAKES_LIMIT, 0},
 	{"stats", cmd_stats, TAKES_WATCH, 1},
+	{"log", cmd_log, TAKES_FOR, CTL_WORDS},
+	{"trace", cmd_trace, TAKES_LEVEL | TAKES_FOR | TAKES_COUNT, 2},
 	{"log-level", cmd_log_level, 0, CTL_WORDS},
 	{"config", cmd_config, 0, 2},
 	{"reload", cmd_reload, 0, 0},
@@ -60,6 +62,9 @@ enum option_id {
 	OPT_PEER,
 	OPT_WITHIN,
 	OPT_NO_WAIT,
+	OPT_LEVEL,
+	OPT_FOR,
+	OPT_COUNT,
 	OPT_FILE,
 	OPT_DRY_RUN,
 	OPT_GENERATION,
@@ -92,6 +97,9 @@ static const struct {
 	[OPT_PEER] = {"peer", 'p', ARG_NEEDED, TAKES_PEER},
 	[OPT_WITHIN] = {"within", 0, ARG_NEEDED, TAKES_WITHIN},
 	[OPT_NO_WAIT] = {"no-wait", 0, ARG_NONE, TAKES_NO_WAIT},
+	[OPT_LEVEL] = {"level", 0, ARG_NEEDED, TAKES_LEVEL},
+	[OPT_FOR] = {"for", 0, ARG_NEEDED, TAKES_FOR},
+	[OPT_COUNT] = {"count", 0, ARG_NEEDED, TAKES_COUNT},
 	[OPT_FILE] = {"file", 'f', ARG_NEEDED, TAKES_FILE},
 	[OPT_DRY_RUN] = {"dry-run", 0, ARG_NONE, TAKES_DRY_RUN},
 	[OPT_GENERATION] = {"if-generation", 0, ARG_NEEDED, TAKES_GENERATION},
@@ -186,6 +194,9 @@ static int option_set(struct ctl *c, struct parse *p, enum option_id id, const c
 	case OPT_PEER: c->peer = v; break;
 	case OPT_WITHIN: c->within = v; break;
 	case OPT_NO_WAIT: c->no_wait = true; break;
+	case OPT_LEVEL: c->level = v; break;
+	case OPT_FOR: c->for_time = v; break;
+	case OPT_COUNT: c->count = v; break;
 	case OPT_FILE: c->file = v; break;
 	case OPT_DRY_RUN: c->dry_run = true; break;
 	case OPT_GENERATION: c->if_generation = v; break;

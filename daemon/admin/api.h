@@ -6,6 +6,7 @@
 #include "admin/admin.h"
 #include "base/text.h"
 #include "chain/inspect.h"
+#include "loop/trace.h"
 #include <stdatomic.h>
 #include <stdbool.h>
 
@@ -28,11 +29,19 @@ struct api_req {
 	bool public_;	 /* from TCP: metrics and health only */
 };
 
+struct trace_ask {
+	struct trace_filter filter;
+	uint64_t for_ms, count; /* 0: no limit */
+	bool json;
+};
+
 struct api_answer {
 	unsigned int status;
 	const char *type;  /* Content-Type, static */
 	const char *allow; /* for 405: what Allow says, static; else NULL */
 	struct text body;  /* caller finishes it */
+	bool streams;	   /* no body: what @ask asks for follows, without an end (stream.h) */
+	struct trace_ask ask;
 	struct text audit; /* a JSON object: what the audit log shall say beside the request; api_handle() finishes it */
 };
 
@@ -61,6 +70,11 @@ static inline const char *or_null(const char *s)
 {
 	return *s ? s : NULL;
 }
+struct json_t;
+/** api_body_object() - the body as a JSON object, empty if there is none; NULL: the answer says why not */
+struct json_t *api_body_object(const struct api_req *req, struct api_answer *ans);
+/** api_levels_apply() - {"AREA": "LEVEL"}, all or nothing, until log_tick(@until_ms); 0: for good. Return: false (and the answer) */
+bool api_levels_apply(struct json_t *levels, uint64_t until_ms, struct api_answer *ans);
 /** api_arg() - Return: the parameter's value, "" when it has none, NULL when it was not given */
 const char *api_arg(const struct api_req *req, const char *name);
 /** api_cidr() - as the configuration writes it: "10.0.0.0/8:80-90", "[::/0]:443", "*:5432" */
@@ -109,5 +123,8 @@ api_handler api_certs;
 void api_add_certs(struct text *t, const struct api *a); /* metrics families */
 /* upgrade.c */
 api_handler api_upgrade, api_upgrade_state;
+/* logs.c */
+api_handler api_log, api_log_set, api_trace;
+void api_add_logs(struct text *t, struct daemon *d); /* metrics families */
 /* scrape.c */
 api_handler api_metrics;

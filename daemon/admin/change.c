@@ -11,7 +11,7 @@
 #include <string.h>
 
 /* Return: the object, or NULL (and the answer is written). An empty body is an empty object. */
-static json_t *body_object(const struct api_req *req, struct api_answer *ans)
+json_t *api_body_object(const struct api_req *req, struct api_answer *ans)
 {
 	json_error_t e;
 	json_t *o;
@@ -110,26 +110,36 @@ static bool levels_known(json_t *o, struct api_answer *ans)
 }
 
 /* All or nothing; "all" first, so that {"all": "info", "tls": "debug"} means what it says in either order. */
+bool api_levels_apply(json_t *o, uint64_t until_ms, struct api_answer *ans)
+{
+	const char *area, *all;
+	json_t *v;
+
+	if (json_object_size(o) == 0) {
+		api_fail(ans, 400, "nothing to set: want {\"AREA\": \"LEVEL\"}, for instance {\"tls\": \"debug\"}");
+		return false;
+	}
+	if (!levels_known(o, ans))
+		return false;
+	all = json_string_value(json_object_get(o, "all"));
+	if (all)
+		log_level_set_until("all", all, until_ms);
+	json_object_foreach(o, area, v) {
+		if (strcmp(area, "all"))
+			log_level_set_until(area, json_string_value(v), until_ms);
+		log_info(LA_ADMIN, "log level of %s is now %s%s", area, json_string_value(v), until_ms ? ", for a while" : "");
+	}
+	return true;
+}
+
 void api_log_level_set(struct api *a, const struct api_req *req, struct api_answer *ans)
 {
-	json_t *o = body_object(req, ans), *v;
-	const char *area, *all;
+	json_t *o = api_body_object(req, ans);
 
 	if (!o)
 		return;
-	if (json_object_size(o) == 0) {
-		api_fail(ans, 400, "nothing to set: want {\"AREA\": \"LEVEL\"}, for instance {\"tls\": \"debug\"}");
-	} else if (levels_known(o, ans)) {
-		all = json_string_value(json_object_get(o, "all"));
-		if (all)
-			log_level_set("all", all);
-		json_object_foreach(o, area, v) {
-			if (strcmp(area, "all"))
-				log_level_set(area, json_string_value(v));
-			log_info(LA_ADMIN, "log level of %s is now %s", area, json_string_value(v));
-		}
+	if (api_levels_apply(o, 0, ans))
 		api_log_level(a, req, ans);
-	}
 	json_decref(o);
 }
 
@@ -181,7 +191,7 @@ void api_drain(struct api *a, const struct api_req *req, struct api_answer *ans)
 {
 	const struct config *c = inspect_config(a->d);
 	json_int_t within = c ? (json_int_t)c->timeouts.drain_ms : 0;
-	json_t *o = body_object(req, ans);
+	json_t *o = api_body_object(req, ans);
 	json_error_t e;
 	struct json j;
 
@@ -210,7 +220,7 @@ void api_drain(struct api *a, const struct api_req *req, struct api_answer *ans)
 
 void api_kernel_bypass(struct api *a, const struct api_req *req, struct api_answer *ans)
 {
-	json_t *o = body_object(req, ans);
+	json_t *o = api_body_object(req, ans);
 	json_error_t e;
 	struct json j;
 	int on = -1, r;

@@ -278,6 +278,7 @@ void api_metrics(struct api *a, const struct api_req *req, struct api_answer *an
 	api_add_kernel(t, a->d);
 	api_add_policies(t, a->d);
 	api_add_certs(t, a);
+	api_add_logs(t, a->d);
 	api_add_limits(t, a->d);
 	add_hists(t, a->d);
 	add_listeners(t, listeners, n_listeners);

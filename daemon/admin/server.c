@@ -14,6 +14,7 @@
 #include "admin/api.h"
 #include "admin/site.h"
 #include "admin/sock.h"
+#include "admin/stream.h"
 #include "base/clean.h"
 #include "base/log.h"
 #include "net/adopt.h"
@@ -140,6 +141,24 @@ static void handle(struct site *s, const struct api_req *req, struct api_answer 
 	}
 }
 
+/* Time and silence are no faults of who watches. */
+static enum MHD_Result stream_begin(struct site *s, struct MHD_Connection *c, struct api_answer *ans)
+{
+	struct client *cl = client_of(c);
+	struct MHD_Response *resp;
+	enum MHD_Result r;
+
+	resp = streams_open(s->streams, c, cl->fd, &ans->ask, ans);
+	if (!resp)
+		return answer_send(c, ans);
+	MHD_add_response_header(resp, MHD_HTTP_HEADER_CONTENT_TYPE, ans->type);
+	MHD_add_response_header(resp, MHD_HTTP_HEADER_CACHE_CONTROL, "no-store");
+	cl->deadline_ms = UINT64_MAX;
+	r = MHD_queue_response(c, MHD_HTTP_OK, resp);
+	MHD_destroy_response(resp);
+	return r;
+}
+
 static enum MHD_Result request_answer(struct site *s, struct MHD_Connection *c, const struct client *cl, const char *method,
 				      const char *path, const struct request *rq)
 {
@@ -163,6 +182,8 @@ static enum MHD_Result request_answer(struct site *s, struct MHD_Connection *c, 
 		log_info(LA_ADMIN, "%s %s by uid %u, pid %d%s%s", method, path, cl->peer.uid, cl->peer.pid,
 			 cl->peer.may_change ? "" : ": not allowed", more);
 	handle(s, &req, &ans);
+	if (ans.streams && s->streams)
+		return stream_begin(s, c, &ans);
 	return answer_send(c, &ans);
 }
 
@@ -335,6 +356,7 @@ void site_run(struct site *s)
 	while (read(s->timer, &ticks, sizeof(ticks)) > 0)
 		;
 	slow_clients_end(s);
+	streams_run(s->streams);
 	for (int i = 0; s->mhd && i < RUNS_MAX; i++) {
 		MHD_run(s->mhd);
 		if (MHD_get_timeout(s->mhd, &ms) != MHD_YES || ms)
@@ -395,7 +417,7 @@ int site_open(struct site *s, int fd, struct err *reterr)
 {
 	/* first: the logger, so that what the other options say is ours too */
 	struct MHD_Daemon *d = MHD_start_daemon(
-		MHD_USE_EPOLL | MHD_USE_ERROR_LOG, 0, NULL, NULL, on_request, s, MHD_OPTION_EXTERNAL_LOGGER, on_log, s,
+		MHD_USE_EPOLL | MHD_USE_ERROR_LOG | (s->streams ? MHD_ALLOW_SUSPEND_RESUME : 0u), 0, NULL, NULL, on_request, s, MHD_OPTION_EXTERNAL_LOGGER, on_log, s,
 		MHD_OPTION_LISTEN_SOCKET, fd, MHD_OPTION_CONNECTION_LIMIT, CLIENTS_MAX, MHD_OPTION_PER_IP_CONNECTION_LIMIT,
 		s->public_ ? CLIENTS_PER_IP : 0u, MHD_OPTION_CONNECTION_TIMEOUT, IDLE_S, MHD_OPTION_CONNECTION_MEMORY_LIMIT,
 		(size_t)HEADER_MEMORY, MHD_OPTION_STRICT_FOR_CLIENT, 1, MHD_OPTION_NOTIFY_COMPLETED, on_completed, s,
@@ -423,8 +445,10 @@ void site_leave(struct site *s)
 
 void site_finish(struct site *s)
 {
+	streams_end(s->streams);
 	if (s->mhd)
 		MHD_stop_daemon(s->mhd);
+	streams_destroy(s->streams);
 	if (s->timer >= 0)
 		close(s->timer);
 	if (s->epoll >= 0)
@@ -442,6 +466,9 @@ static int start_local(struct admin *a, const struct config *c, struct adopt *se
 	if (!a->path)
 		return err_set(reterr, -ENOMEM, "admin: out of memory");
 	a->local.path = a->path;
+	a->local.streams = streams_create(a->local.api, a->local.epoll);
+	if (!a->local.streams)
+		return err_set(reterr, -ENOMEM, "admin: out of memory");
 	fd = adopt_take_path(set, a->path);
 	if (fd >= 0)
 		sock_unix_adopted(a->path, &a->file);

@@ -9,6 +9,7 @@
 
 struct MHD_Daemon;
 struct client;
+struct streams; /* stream.h */
 LIST_HEAD(client_list, client);
 
 struct site {
@@ -19,6 +20,7 @@ struct site {
 	int epoll, timer, listen; /* listen: the library's */
 	_Atomic bool leaving; /* asked for by another thread */
 	struct client_list clients;
+	struct streams *streams; /* NULL: none here */
 	struct log_rates logs;	/* of what clients can provoke */
 };
 

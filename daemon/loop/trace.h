@@ -32,6 +32,7 @@ enum trace_level { TL_EVENTS, TL_FRAMES, TL_BYTES, TL_LEVELS };
 	X(RESET, "reset", TL_EVENTS)                                                                \
 	X(END, "end", TL_EVENTS)                                                                    \
 	X(FRAME, "frame", TL_FRAMES)                                                                \
+	X(NOTE, "trace", TL_EVENTS)		 /* of the trace itself */                          \
 	X(READ, "read", TL_BYTES)                                                                   \
 	X(WRITE, "write", TL_BYTES)
 enum trace_kind {

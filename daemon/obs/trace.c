@@ -196,7 +196,7 @@ void trace_line(struct text *t, const struct trace_rec *r)
 		text_addf(t, " %s %" PRIu64 " bytes", leg_str(r), r->what.a);
 		break;
 	case TRACE_OPEN: case TRACE_POLICY: case TRACE_ROUTE: case TRACE_DNS: case TRACE_DIAL: case TRACE_POOL: case TRACE_TUNNEL:
-	case TRACE_TLS: case TRACE_HEADERS: case TRACE_ESTABLISHED: case TRACE_MOVER: case TRACE_HALF: case TRACE_RESET: case TRACE_END:
+	case TRACE_TLS: case TRACE_HEADERS: case TRACE_ESTABLISHED: case TRACE_MOVER: case TRACE_HALF: case TRACE_RESET: case TRACE_END: case TRACE_NOTE:
 	case TRACE_KINDS_N:
 		break;
 	}

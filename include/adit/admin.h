@@ -23,6 +23,8 @@
 #define ADIT_API_STATS	      "/v1/stats"  /* ?match=GLOB */
 #define ADIT_API_KERNEL	      "/v1/kernel"
 #define ADIT_API_KERNEL_BYPASS "/v1/kernel/bypass"
+#define ADIT_API_LOG	      "/v1/log"
+#define ADIT_API_TRACE	      "/v1/trace" /* ?conn= or peer= or listener=, &level= &for_ms= &count= &format= */
 #define ADIT_API_LOG_LEVEL    "/v1/log-level"
 #define ADIT_API_CONFIG_CHECK "/v1/config/check"
 #define ADIT_API_DRAIN	      "/v1/drain"

@@ -10,7 +10,7 @@ _aditctl_names()	# JSON-KEY COMMAND...: values of a member, as the running daemo
 _aditctl()
 {
 	local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]}
-	local commands='status listener chain cluster tunnel conn policy audit denied kernel cert limits stats log-level config reload drain upgrade metrics version help'
+	local commands='status listener chain cluster tunnel conn policy audit denied kernel cert limits stats log log-level trace config reload drain upgrade metrics version help'
 	local options='--socket --output --help' command='' sub='' i
 	local -a socket=()
 
@@ -18,7 +18,7 @@ _aditctl()
 	for ((i = 1; i < COMP_CWORD; i++)); do
 		case ${COMP_WORDS[i]} in
 		-s|--socket) socket=(-s "${COMP_WORDS[++i]}") ;;
-		-o|--output|-n|--limit|-l|--listener|-p|--peer|--within|-f|--file|-c|--config|--if-generation|--src|--dst|--principal|--authority|--header|--metadata|--since) i=$((i + 1)) ;;
+		-o|--output|-n|--limit|-l|--listener|-p|--peer|--within|--level|--for|--count|-f|--file|-c|--config|--if-generation|--src|--dst|--principal|--authority|--header|--metadata|--since) i=$((i + 1)) ;;
 		-*) ;;
 		*) if [ -z "$command" ]; then command=${COMP_WORDS[i]}; elif [ -z "$sub" ]; then sub=${COMP_WORDS[i]}; fi ;;
 		esac
@@ -30,7 +30,11 @@ _aditctl()
 	-l|--listener) COMPREPLY=($(compgen -W "$(_aditctl_names name listener)" -- "$cur")); return ;;
 	-n|--limit|-p|--peer|--within|--if-generation|--src|--dst|--principal|--authority|--header|--metadata|--since) return ;;
 	esac
+	[[ $prev == --level ]] && { COMPREPLY=($(compgen -W 'events frames bytes' -- "$cur")); return; }
+	[[ $prev == --for || $prev == --count ]] && return
 	case $command in
+	log) options+=' --for' ;;
+	trace) options+=' --level --for --count' ;;
 	status|listener|cluster|kernel|stats) options+=' --watch' ;;
 	cert) options+=' --watch' ;;
 	limits) options+=' --watch --limit' ;;
@@ -49,6 +53,11 @@ _aditctl()
 	case $command/$sub in
 	/) COMPREPLY=($(compgen -W "$commands" -- "$cur")) ;;
 	help/) COMPREPLY=($(compgen -W "$commands" -- "$cur")) ;;
+	trace/) COMPREPLY=($(compgen -W 'conn peer listener' -- "$cur")) ;;
+	trace/conn) COMPREPLY=($(compgen -W "$(_aditctl_names id conn list)" -- "$cur")) ;;
+	trace/listener) COMPREPLY=($(compgen -W "$(_aditctl_names name listener)" -- "$cur")) ;;
+	log/) COMPREPLY=($(compgen -W 'list set reset' -- "$cur")) ;;
+	log/reset) COMPREPLY=($(compgen -W 'all main config admin chain tunnel tls net' -- "$cur")) ;;
 	conn/) COMPREPLY=($(compgen -W 'list show explain kill' -- "$cur")) ;;
 	conn/show|conn/explain|conn/kill) COMPREPLY=($(compgen -W "$(_aditctl_names id conn list)" -- "$cur")) ;;
 	policy/) COMPREPLY=($(compgen -W 'list get apply delete diff test explain' -- "$cur")) ;;
@@ -59,7 +68,7 @@ _aditctl()
 	kernel/bypass) COMPREPLY=($(compgen -W 'on off' -- "$cur")) ;;
 	config/) COMPREPLY=($(compgen -W 'check' -- "$cur")) ;;
 	config/check) compopt -o default ;;
-	log-level/*)
+	log/set|log-level/*)
 		# "=" may be a word break: complete the level behind it as well as the area before it
 		if [[ $cur == *=* ]]; then
 			COMPREPLY=($(compgen -P "${cur%%=*}=" -W 'error warn info debug' -- "${cur#*=}"))

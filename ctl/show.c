@@ -71,6 +71,21 @@ static void put_config(struct text *out, const json_t *o)
 		text_addf(out, "REFUSED      the last change, all is as before: %s\n", js_str(c, "refused_why"));
 }
 
+/* "overload     refuse: memory 93% of the cgroup's 128M, ..." */
+static void put_overload(struct text *out, const json_t *o)
+{
+	const json_t *m = json_object_get(o, "memory"), *g = json_object_get(m, "cgroup"), *fd = json_object_get(o, "descriptors"),
+		     *cpu = json_object_get(o, "cpu");
+
+	if (!o)
+		return; /* an older aditd */
+	text_addf(out, "overload     %s: memory %" PRIu64 "%%", js_bool(o, "enabled") ? js_str(o, "level") : "off", js_u64(m, "percent"));
+	if (json_is_object(g))
+		text_addf(out, ", %" PRIu64 "%% of the cgroup's %s (sockets: %s)", js_u64(g, "percent"), js_bytes(g, "limit"),
+			  js_bytes(g, "sockets"));
+	text_addf(out, ", descriptors %" PRIu64 "%%, CPU %" PRIu64 "%%\n", js_u64(fd, "percent"), js_u64(cpu, "busy_percent"));
+}
+
 int cmd_status(struct ctl *c)
 {
 	struct text out = {0};
@@ -92,6 +107,7 @@ int cmd_status(struct ctl *c)
 	text_addf(&out, "tunnels      %" PRIu64 " in, %" PRIu64 " out, %" PRIu64 " streams\n", js_u64(o, "tunnels_in"),
 		  js_u64(o, "tunnels_out"), js_u64(o, "streams"));
 	text_addf(&out, "buffers      %s of %s\n", js_bytes(o, "buffered"), js_bytes(o, "memory_limit"));
+	put_overload(&out, json_object_get(o, "overload"));
 	if (js_u64(o, "access_log_dropped"))
 		text_addf(&out, "access log   %" PRIu64 " records dropped\n", js_u64(o, "access_log_dropped"));
 	json_decref(o);

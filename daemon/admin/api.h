@@ -118,6 +118,8 @@ void api_add_health(struct text *t, struct daemon *d); /* metrics families */
 /* limits.c */
 api_handler api_limits;
 void api_add_limits(struct text *t, struct daemon *d); /* metrics families */
+void api_put_overload(struct json *j, struct daemon *d); /* member "overload" */
+void api_add_overload(struct text *t, struct daemon *d); /* metrics families */
 /* certs.c */
 api_handler api_certs;
 void api_add_certs(struct text *t, const struct api *a); /* metrics families */

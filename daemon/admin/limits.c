@@ -1,7 +1,8 @@
-/* Limits: what is used of them, who was refused; for GET /v1/limits and GET /metrics. */
+/* Limits: what is used of them, who was refused; for GET /v1/limits and GET /metrics. And overload, for GET /v1/status. */
 #include "admin/api.h"
 #include "base/clean.h"
 #include "chain/limits.h"
+#include "chain/overload.h"
 #include "obs/metrics.h"
 #include <string.h>
 
@@ -149,4 +150,100 @@ void api_add_limits(struct text *t, struct daemon *d)
 		if (rows[i].remember)
 			metrics_u64(t, "adit_limit_overflowed_total", l, ARRAY_LEN(l), rows[i].overflowed);
 	}
+}
+
+/* ---- overload ---- */
+
+static const char *pressure_str(uint8_t p)
+{
+	static const char *const names[] = {"none", "shrink", "close_idle", "refuse", "pause"};
+
+	return p < ARRAY_LEN(names) ? names[p] : "?";
+}
+
+static void put_percent(struct json *j, const char *key, uint32_t share)
+{
+	json_u64(j, key, share / 100);
+}
+
+static void put_cgroup(struct json *j, const struct overload_row *r)
+{
+	if (!r->has_cgroup) {
+		json_str(j, "cgroup", NULL);
+		return;
+	}
+	json_open(j, "cgroup", '{');
+	json_str(j, "path", r->cgroup);
+	json_u64(j, "used", r->cgroup_used);
+	json_u64(j, "limit", r->cgroup_limit);
+	json_u64(j, "sockets", r->cgroup_sock);
+	put_percent(j, "percent", r->cgroup_share);
+	put_percent(j, "stalled_percent", r->cgroup_full);
+	json_u64(j, "oom_kill", r->oom_kill);
+	json_close(j, '}');
+}
+
+void api_put_overload(struct json *j, struct daemon *d)
+{
+	struct overload_row r;
+
+	inspect_overload(d, &r);
+	json_open(j, "overload", '{');
+	json_bool(j, "enabled", r.enabled);
+	json_str(j, "level", pressure_str(r.level));
+	json_u64(j, "changes", r.changes);
+	json_open(j, "memory", '{');
+	json_str(j, "level", pressure_str(r.memory));
+	json_u64(j, "buffered", r.buffered);
+	json_u64(j, "limit", r.memory_limit);
+	put_percent(j, "percent", r.own_share);
+	put_cgroup(j, &r);
+	json_close(j, '}');
+	json_open(j, "descriptors", '{');
+	json_str(j, "level", pressure_str(r.descriptors));
+	json_u64(j, "used", r.descriptors_used);
+	json_u64(j, "limit", r.descriptors_limit);
+	put_percent(j, "percent", r.descriptor_share);
+	json_close(j, '}');
+	json_open(j, "cpu", '{');
+	json_str(j, "level", pressure_str(r.cpu));
+	put_percent(j, "busy_percent", r.cpu_busy);
+	json_u64(j, "turn_ms", r.turn_ms);
+	put_percent(j, "machine_stalled_percent", r.cpu_some);
+	json_close(j, '}');
+	json_close(j, '}');
+}
+
+static void resource(struct text *t, const char *family, const char *name, uint64_t v)
+{
+	const struct metrics_label l = {"resource", name};
+
+	metrics_u64(t, family, &l, 1, v);
+}
+
+void api_add_overload(struct text *t, struct daemon *d)
+{
+	struct overload_row r;
+
+	inspect_overload(d, &r);
+	metrics_family(t, "adit_overload_level", METRICS_GAUGE, "0 none, 1 shrink, 2 close idle, 3 refuse, 4 pause");
+	resource(t, "adit_overload_level", "memory", r.memory);
+	resource(t, "adit_overload_level", "descriptors", r.descriptors);
+	resource(t, "adit_overload_level", "cpu", r.cpu);
+	metrics_family(t, "adit_overload_used_percent", METRICS_GAUGE, "how much of a resource is used");
+	resource(t, "adit_overload_used_percent", "memory", r.own_share / 100);
+	if (r.has_cgroup)
+		resource(t, "adit_overload_used_percent", "cgroup", r.cgroup_share / 100);
+	resource(t, "adit_overload_used_percent", "descriptors", r.descriptor_share / 100);
+	resource(t, "adit_overload_used_percent", "cpu", r.cpu_busy / 100);
+	metrics_family(t, "adit_overload_changes_total", METRICS_COUNTER, "times that the level of overload has changed");
+	metrics_u64(t, "adit_overload_changes_total", NULL, 0, r.changes);
+	if (!r.has_cgroup)
+		return;
+	metrics_family(t, "adit_cgroup_memory_used_bytes", METRICS_GAUGE, "charged to the cgroup, without the page cache of files");
+	metrics_u64(t, "adit_cgroup_memory_used_bytes", NULL, 0, r.cgroup_used);
+	metrics_family(t, "adit_cgroup_memory_limit_bytes", METRICS_GAUGE, "the cgroup's limit: the lower of memory.max and memory.high");
+	metrics_u64(t, "adit_cgroup_memory_limit_bytes", NULL, 0, r.cgroup_limit);
+	metrics_family(t, "adit_cgroup_oom_kills_total", METRICS_COUNTER, "processes of the cgroup that were killed for memory");
+	metrics_u64(t, "adit_cgroup_oom_kills_total", NULL, 0, r.oom_kill);
 }

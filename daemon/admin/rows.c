@@ -85,6 +85,7 @@ void api_status(struct api *a, const struct api_req *req, struct api_answer *ans
 	json_u64(&j, "buffered", s.buffered);
 	json_u64(&j, "memory_limit", s.memory_limit);
 	json_u64(&j, "access_log_dropped", inspect_access_dropped(a->d));
+	api_put_overload(&j, a->d);
 	api_put_kernel_line(&j, a->d);
 	json_close(&j, '}');
 	text_add(&ans->body, "\n");

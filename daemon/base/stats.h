@@ -75,6 +75,8 @@
 	X(WORKLOAD_ASKED, "workload_asked", "connections whose process the kernel was asked for")                              \
 	X(WORKLOAD_REFUSED, "workload_refused", "connections refused because no workload has them, or it cannot be told which")   \
 	X(SHORTCUTS, "shortcuts", "connections to a tunnel endpoint that is this node: taken to its listener directly")          \
+	X(OVERLOAD_REFUSED, "overload_refused", "connections, streams and tunnels refused because memory, descriptors or CPU were short") \
+	X(OVERLOAD_CLOSED, "overload_closed", "connections and tunnels closed because memory or descriptors were short")          \
 	X(MEMORY_PRESSURE, "memory_pressure", "times windows were shrunk because the memory budget was used up")
 
 #define STATS_GAUGES(X)                                                                                                          \

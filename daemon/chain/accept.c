@@ -98,7 +98,9 @@ static void refused_log(struct worker *w, const struct cfg_listener *l, const st
 	struct denial_facts f = { .kind = kind, .listener = l->name, .src = peer, .why = why };
 	char a[ADDR_STR], more[LOG_MORE];
 
-	stats_inc(&w->loop.stats, kind == DENIAL_RATE ? ST_REFUSED_RATE : ST_REFUSED_LIMIT);
+	stats_inc(&w->loop.stats, kind == DENIAL_RATE			      ? ST_REFUSED_RATE :
+				  kind == DENIAL_OVERLOAD && !w->draining ? ST_OVERLOAD_REFUSED :
+									    ST_REFUSED_LIMIT);
 	denied_note(w, &f);
 	if (log_rate_text(&w->refused_log, w->loop.now_ms, REFUSED_LOG_MS, more))
 		log_warn(LA_CHAIN, "connection from %s refused at listener '%s': %s%s", addr_str(peer, a), l->name, why, more);
@@ -321,10 +323,13 @@ static void captured(struct conn *c, const struct cfg_listener *l)
 static void accept_tcp(struct worker *w, const struct cfg_listener *l, int fd, const struct addr *peer)
 {
 	bool known = !l->proxy_protocol || proxy_trusted(l, peer);
-	struct conn *c = known ? conn_new(w, w->snap, l) : NULL;
+	const char *over = known ? shed_refuses(w, false) : NULL;
+	struct conn *c = known && !over ? conn_new(w, w->snap, l) : NULL;
 
 	if (!c) {
-		if (known)
+		if (over)
+			refused_log(w, l, peer, DENIAL_OVERLOAD, over);
+		else if (known)
 			refused_log(w, l, peer, DENIAL_LIMIT, WHY_FULL);
 		else
 			untrusted_log(w, l, peer);
@@ -336,6 +341,7 @@ static void accept_tcp(struct worker *w, const struct cfg_listener *l, int fd, c
 	c->leg[SRC].fd = fd;
 	c->leg[SRC].writable = c->leg[SRC].readable = true; /* the first bytes are often here already: they go with the CONNECT */
 	c->src = *peer;
+	shed_socket(w, fd);
 	if (sock_local(fd, &c->orig_dst) < 0)
 		c->orig_dst = l->address;
 	if (l->capture && w->d->kernel.capture)
@@ -350,11 +356,12 @@ static void accept_tcp(struct worker *w, const struct cfg_listener *l, int fd, c
 
 static void accept_tunnel(struct worker *w, const struct cfg_listener *l, int fd, const struct addr *peer)
 {
+	const char *over = shed_refuses(w, true);
 	int r = -EBUSY;
 
 	/* the limit is per worker: a hostile peer must not lock out the others by an atomic of all */
-	if (w->draining && !w->closing)
-		refused_log(w, l, peer, DENIAL_OVERLOAD, "draining");
+	if (over || (w->draining && !w->closing))
+		refused_log(w, l, peer, DENIAL_OVERLOAD, over ? over : "draining");
 	else if (w->tunnels.accepted >= max_u64(w->snap->cfg->limits.max_tunnels_in / w->d->n_workers, 1))
 		refused_log(w, l, peer, DENIAL_LIMIT, "limits.max_tunnels_in is reached");
 	else if (!limits_tunnel(w, l))
@@ -376,7 +383,7 @@ void accept_resume(struct timer *t, void *listener)
 	union ev_ref ref = { .kind = EV_LISTENER, .idx = s->cfg->slot };
 
 	(void)t;
-	if (sock_scarce_now()) {
+	if (sock_scarce_now() || shed_pauses(s->w)) {
 		timer_arm(&s->w->loop.timers, &s->resume, s->w->loop.now_ms + PAUSE_MS);
 		return;
 	}
@@ -393,7 +400,7 @@ static void accept_pause(struct listener *s)
 
 	s->paused = true;
 	stats_inc(&s->w->loop.stats, ST_ACCEPT_PAUSED);
-	if (log_kind(&s->w->loop.logs, LOG_K_SCARCE, s->w->loop.now_ms, more))
+	if (!shed_pauses(s->w) && log_kind(&s->w->loop.logs, LOG_K_SCARCE, s->w->loop.now_ms, more))
 		log_warn(LA_CHAIN, "listener '%s': no descriptors or memory left, who connects waits: raise LimitNOFILE= (ulimit -n)%s", s->cfg->name, more);
 	(void)loop_watch_level(&s->w->loop, s->fd, ref, 0);
 	timer_arm(&s->w->loop.timers, &s->resume, s->w->loop.now_ms + PAUSE_MS);
@@ -406,7 +413,9 @@ static bool accept_some(struct listener *s)
 	struct addr peer;
 	int fd;
 
-	for (int i = 0; i < ACCEPTS && s->fd >= 0; i++) {
+	if (shed_pauses(w) && s->fd >= 0 && !s->paused)
+		accept_pause(s);
+	for (int i = 0; i < ACCEPTS && s->fd >= 0 && !s->paused; i++) {
 		fd = sock_accept(s->fd, &peer);
 		stats_inc(&w->loop.stats, ST_SYS_OTHER);
 		if (fd == -EAGAIN)
@@ -424,7 +433,7 @@ static bool accept_some(struct listener *s)
 		if (s->paused)
 			return false;
 	}
-	return s->fd >= 0;
+	return s->fd >= 0 && !s->paused;
 }
 
 void accept_event(struct worker *w, uint32_t slot)
@@ -496,11 +505,12 @@ static void on_request(void *owner, struct tunnel *t, int32_t id, const struct h
 	struct stage_context ctx = { .in = { .headers = h, .n_headers = n } };
 	struct connect_in in;
 	struct err why = { "" };
-	struct conn *c = conn_new(w, t->snap, l);
+	const char *over = shed_refuses(w, false);
+	struct conn *c = over ? NULL : conn_new(w, t->snap, l);
 	int status = connect_parse(h, n, flags, &in, &why);
 
 	if (!c) {
-		refused_log(w, l, &t->who->remote, DENIAL_LIMIT, WHY_FULL);
+		refused_log(w, l, &t->who->remote, over ? DENIAL_OVERLOAD : DENIAL_LIMIT, over ? over : WHY_FULL);
 		refuse_at_once(t, id, 503);
 		return;
 	}

@@ -98,6 +98,8 @@ int daemon_create_from(struct daemon **ret, struct snapshot *first, struct adopt
 	d->per_cluster = calloc(CLUSTER_SLOTS, sizeof(*d->per_cluster));
 	r = health_init(d);
 	if (r == 0)
+		r = overload_init(d);
+	if (r == 0)
 		r = limits_create(&first->limits, cfg, NULL, NULL);
 	if (r == 0)
 		r = workloads_prepare(first, NULL, reterr);
@@ -128,6 +130,8 @@ int daemon_start(struct daemon *d, struct err *reterr)
 		if (r < 0)
 			return err_set(reterr, r, "worker thread %u: %s", i, strerror(-r));
 	}
+	if (overload_start(d) < 0)
+		return err_set(reterr, -EAGAIN, "thread for the look at overload: %s", strerror(EAGAIN));
 	if (!d->hold) {
 		d->ready = true;
 		health_phase_set(&d->health, HEALTH_READY);
@@ -220,6 +224,7 @@ void daemon_destroy(struct daemon *d)
 {
 	if (!d)
 		return;
+	overload_stop(d);
 	for (uint32_t i = 0; d->workers && i < d->n_workers; i++)
 		worker_join(&d->workers[i]);
 	for (uint32_t i = 0; d->workers && i < d->n_workers; i++)
@@ -230,6 +235,7 @@ void daemon_destroy(struct daemon *d)
 	kernel_finish(&d->kernel, !d->draining);
 	takeover_finish(d);
 	health_finish(d);
+	overload_finish(d);
 	daemon_swap_finish(d);
 	tracing_finish(d);
 	free(d->workers);

@@ -8,6 +8,7 @@
 #include "chain/kernel.h"
 #include "chain/takeover.h"
 #include "chain/limits.h"
+#include "chain/overload.h"
 #include "chain/worker.h"
 #include <stdatomic.h>
 
@@ -30,6 +31,7 @@ struct daemon {
 	struct reap *reap;	  /* not NULL: a worker has not let go of removed objects yet */
 	struct kernel kernel;
 	struct health health;
+	struct overload overload;
 	struct worker *workers;
 	uint32_t n_workers;
 	struct tracing *tracing; /* NULL: nobody has ever traced */

@@ -168,6 +168,7 @@ static void dial_tcp(struct conn *c, struct cluster *cl, const struct addr *to)
 		return;
 	}
 	g->kind = LEG_SOCK;
+	shed_socket(c->w, g->fd);
 	if (conn_watch(c, DST) < 0)
 		failed_tcp(c, END_CONNECT, strerror(ENOMEM));
 	else

@@ -647,6 +647,7 @@ static void go(struct swap *s)
 	s->next->next = d->snap;
 	d->snap = s->next;
 	d->cfg = s->next->cfg;
+	overload_configure(d, d->cfg);
 	d->swap = s;
 	if (s->relog)
 		change_log(d, s->log);

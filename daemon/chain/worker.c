@@ -88,6 +88,8 @@ int worker_init(struct worker *w, struct daemon *d, uint32_t index)
 	if (r < 0)
 		return r;
 	w->loop.pipes.scarce = sock_scarce;
+	w->loop.pressure = &d->overload.workers[index].pressure;
+	w->loop.pressed = shed_pressed;
 	w->failed_log.kind = LOG_K_CONN_FAILED;
 	w->refused_log.kind = LOG_K_CONN_REFUSED;
 	w->dry_log.kind = LOG_K_DRY_RUN;

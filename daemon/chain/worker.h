@@ -66,6 +66,20 @@ struct policy_counts {
 };
 #define POLICY_COUNTS_DEFAULT (POLICY_SLOTS - 1u) /* the slot of what no policy decided */
 
+/* what is shed under pressure: shed.c */
+struct shed_idle {
+	union ev_ref ref;  /* EV_CONN or EV_TUNNEL */
+	uint64_t since_ms;
+};
+struct shed {
+	struct timer timer;
+	bool bound, visited;	 /* sockets are to be small; all have been made so, or free again */
+	uint32_t socket, holder; /* where the walks are */
+	struct shed_idle idlest[65]; /* the longest idle first; the last is room to move them */
+	uint32_t n, next;
+	uint64_t walk_ms;
+};
+
 struct worker {
 	struct loop loop;
 	struct daemon *d;
@@ -94,6 +108,7 @@ struct worker {
 	bool draining;
 	bool closing; /* listeners: let no more handshakes begin, then close */
 	struct timer drain;
+	struct shed shed;
 	struct timer places; /* namespaces are looked after */
 	uint64_t drain_start_ms, drain_end_ms, drain_jitter_ms, drain_settle_ms;
 	uint32_t drain_closed; /* connections that it ended */

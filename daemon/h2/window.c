@@ -70,15 +70,22 @@ void h2_window_acknowledged(struct h2 *h)
 	}
 }
 
+/* the whole daemon's is, or the machine's */
+static bool memory_short(const struct loop *l)
+{
+	return pressure_of(l->pressure_now, PRESSURE_MEMORY) >= PRESSURE_SHRINK;
+}
+
 static void adjust(struct h2 *h)
 {
 	uint64_t used = buffered(h->loop), limit = share(h->loop);
+	bool short_ = memory_short(h->loop);
 
 	if (h->squeezing)
 		return;
-	if (!h->squeezed && used > limit)
+	if (!h->squeezed && (used > limit || short_))
 		squeeze(h, true);
-	else if (h->squeezed && used <= limit / 2 && h->loop->now_ms - h->squeezed_ms >= SQUEEZE_MS)
+	else if (h->squeezed && !short_ && used <= limit / 2 && h->loop->now_ms - h->squeezed_ms >= SQUEEZE_MS)
 		squeeze(h, false);
 }
 
@@ -139,7 +146,7 @@ void h2_window_received(struct h2 *h, size_t n)
 	uint32_t want;
 
 	(void)nghttp2_session_consume_connection(h->ng, n);
-	if (h->squeezed || buffered(h->loop) > share(h->loop))
+	if (h->squeezed || buffered(h->loop) > share(h->loop) || memory_short(h->loop))
 		adjust(h);
 	h->got += (uint32_t)n;
 	if (h->got < h->window / 2)

@@ -181,6 +181,16 @@ static void tasks_run(struct loop *l)
 	}
 }
 
+static void pressure_read(struct loop *l)
+{
+	uint32_t p = l->pressure ? atomic_load_explicit(l->pressure, memory_order_relaxed) : 0;
+
+	if (p == l->pressure_now)
+		return;
+	l->pressure_now = p;
+	l->pressed(l->owner);
+}
+
 void loop_turn(struct loop *l, int max_wait_ms)
 {
 	struct epoll_event ev[LOOP_EVENTS];
@@ -196,6 +206,7 @@ void loop_turn(struct loop *l, int max_wait_ms)
 		clock_offset(l); /* wall clock may be stepped */
 	stats_inc(&l->stats, ST_SYS_WAIT);
 	stats_inc(&l->stats, ST_TURNS);
+	pressure_read(l);
 	for (int i = 0; i < n; i++) {
 		union ev_ref ref = { .u64 = ev[i].data.u64 };
 

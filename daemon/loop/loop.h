@@ -31,6 +31,18 @@ enum ev_kind {
 	EV_DNS,	     /* idx: the resolver's descriptor */
 };
 
+/* how short something is, and what is done about it: each with all before it (chain/shed.c) */
+enum pressure { PRESSURE_NONE, PRESSURE_SHRINK, PRESSURE_CLOSE_IDLE, PRESSURE_REFUSE, PRESSURE_PAUSE };
+enum pressure_of { PRESSURE_MEMORY, PRESSURE_DESCRIPTORS, PRESSURE_CPU };
+static inline uint32_t pressure_pack(uint32_t memory, uint32_t descriptors, uint32_t cpu)
+{
+	return memory << 4 * PRESSURE_MEMORY | descriptors << 4 * PRESSURE_DESCRIPTORS | cpu << 4 * PRESSURE_CPU;
+}
+static inline uint32_t pressure_of(uint32_t packed, enum pressure_of what)
+{
+	return packed >> 4 * what & 15;
+}
+
 /* what a loop is doing: an ev_kind, whose event is being handled, or one of these */
 enum loop_doing { LOOP_WAITS = 16, LOOP_TIMERS, LOOP_TASKS, LOOP_ENDED };
 /** loop_doing_str() - of an ev_kind or a loop_doing, for people */
@@ -86,6 +98,9 @@ struct loop {
 	uint64_t rnd[4];	  /* xoshiro256**; never for keys */
 	void *owner;
 	void (*dispatch)(void *owner, union ev_ref ref, uint32_t events);
+	const _Atomic uint32_t *pressure; /* published by another thread, see pressure_pack(); NULL: by nobody */
+	uint32_t pressure_now;	  /* as read at the beginning of the turn */
+	void (*pressed)(void *owner); /* pressure_now has changed */
 	_Atomic uint64_t beat;	  /* turns begun; others read it to see that the loop goes round */
 	_Atomic uint8_t doing;	  /* enum ev_kind or enum loop_doing */
 	_Atomic int tid;	  /* of the thread; 0: it has not begun */

@@ -43,7 +43,7 @@ static void pipe_close(struct pipes *ps, struct pipe *p)
 	ps->made--;
 }
 
-void pipes_finish(struct loop *l)
+void pipes_spare(struct loop *l)
 {
 	struct pipes *ps = &l->pipes;
 	struct pipe *p;
@@ -53,7 +53,12 @@ void pipes_finish(struct loop *l)
 		SLIST_REMOVE_HEAD(&ps->idle, link);
 		pipe_close(ps, p);
 	}
-	ps->n_idle = 0;
+	ps->n_idle = ps->least = 0;
+}
+
+void pipes_finish(struct loop *l)
+{
+	pipes_spare(l);
 }
 
 /* as large as the kernel lets us; what it refuses once is not asked for again */

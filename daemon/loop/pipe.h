@@ -35,6 +35,8 @@ void pipes_finish(struct loop *l); /* all must have been put back; accepts zeroe
 
 /** pipe_get() - an empty pipe; NULL when there is none to be had: go without */
 struct pipe *pipe_get(struct loop *l);
+/** pipes_spare() - close those that nobody uses */
+void pipes_spare(struct loop *l);
 /** pipe_put() - NULL is fine. What is still in it is thrown away. */
 void pipe_put(struct loop *l, struct pipe *p);
 /**

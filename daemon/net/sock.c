@@ -6,6 +6,7 @@
 #include "base/clean.h"
 #include <fcntl.h>
 #include <linux/filter.h>
+#include <linux/sock_diag.h>
 #include <linux/tcp.h>
 #include <netinet/in.h>
 #include <stddef.h>
@@ -278,6 +279,27 @@ void sock_reset(int fd)
 
 	(void)setsockopt(fd, SOL_SOCKET, SO_LINGER, &l, sizeof(l));
 	close(fd);
+}
+
+void sock_bound(int fd, int bytes)
+{
+	opt_int(fd, SOL_SOCKET, SO_RCVBUF, bytes);
+	opt_int(fd, SOL_SOCKET, SO_SNDBUF, bytes);
+}
+
+void sock_unbound(int fd)
+{
+	opt_int(fd, SOL_SOCKET, SO_BUF_LOCK, 0);
+}
+
+uint64_t sock_memory(int fd)
+{
+	uint32_t m[SK_MEMINFO_VARS] = { 0 };
+	socklen_t n = sizeof(m);
+
+	if (getsockopt(fd, SOL_SOCKET, SO_MEMINFO, m, &n))
+		return 0;
+	return (uint64_t)m[SK_MEMINFO_RMEM_ALLOC] + m[SK_MEMINFO_WMEM_QUEUED] + m[SK_MEMINFO_BACKLOG];
 }
 
 void sock_tunnel_options(int fd)

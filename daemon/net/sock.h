@@ -54,10 +54,17 @@ int sock_connect_how(const struct addr *a, const struct sock_how *how, struct er
 /** sock_error() - SO_ERROR as negative errno, 0 if none */
 int sock_error(int fd);
 int sock_local(int fd, struct addr *ret);
-/** sock_reset() - close with RST instead of FIN (SO_LINGER 0, socket(7)) */
+/** sock_spread_plain() - the kernel chooses again. Return: 0 or -errno */
 int sock_spread_plain(int fd);
-/** sock_spread_first() - new connections go to the first @n listeners of the group only, to any of them */
-int sock_spread_first(int fd, uint32_t n); /* the kernel chooses again. Return: 0 or -errno */
+/** sock_spread_first() - new connections go to the first @n listeners of the group only, to any of them. Return: 0 or -errno */
+int sock_spread_first(int fd, uint32_t n);
+/** sock_bound() - at most about @bytes in each direction's buffer from now on; what is in it stays */
+void sock_bound(int fd, int bytes);
+/** sock_unbound() - they grow by need again (Linux 5.14; before, they stay small) */
+void sock_unbound(int fd);
+/** sock_memory() - bytes that the kernel holds for it, both directions */
+uint64_t sock_memory(int fd);
+/** sock_reset() - close with RST instead of FIN (SO_LINGER 0, socket(7)) */
 void sock_reset(int fd);
 /** sock_tunnel_options() - keep-alive and a low-water mark for unsent bytes, so that scheduling happens late (tcp(7)) */
 void sock_tunnel_options(int fd);

@@ -3,6 +3,7 @@
 #include "chain/inspect.h"
 #include "chain/limits.h"
 #include "chain/tracing.h"
+#include "chain/overload.h"
 #include "base/clean.h"
 #include <stdio.h>
 #include <string.h>
@@ -275,6 +276,32 @@ int inspect_policies(struct daemon *d, struct policy_row **ret, size_t *ret_n)
 	*ret = rows;
 	*ret_n = ARRAY_LEN(all);
 	return 0;
+}
+
+void inspect_overload(struct daemon *d, struct overload_row *ret)
+{
+	(void)d;
+	*ret = (struct overload_row){
+		.enabled = true,
+		.level = PRESSURE_REFUSE,
+		.memory = PRESSURE_REFUSE,
+		.descriptors = PRESSURE_NONE,
+		.own_share = 481,
+		.buffered = 12582912,
+		.memory_limit = 268435456,
+		.has_cgroup = true,
+		.cgroup_used = 120 << 20,
+		.cgroup_limit = 128 << 20,
+		.cgroup_sock = 40 << 20,
+		.cgroup_share = 9375,
+		.cgroup = "/adit.slice",
+		.descriptor_share = 512,
+		.descriptors_used = 512,
+		.descriptors_limit = 10000,
+		.cpu_busy = 2000,
+		.turn_ms = 1,
+		.changes = 3,
+	};
 }
 
 /* a listener that refuses, a class with somebody in it */

@@ -34,10 +34,28 @@ static void limits_are_listed_with_their_use(void **state)
 	json_decref(ask(400, "GET", "/v1/limits?peer=x", NULL, false));
 }
 
+static void overload_is_in_the_status(void **state)
+{
+	json_t *o = get("/v1/status"), *ov = json_object_get(o, "overload"), *m = json_object_get(ov, "memory"), *g = json_object_get(m, "cgroup");
+
+	(void)state;
+	assert_true(json_is_true(json_object_get(ov, "enabled")));
+	assert_string_equal(str(ov, "level"), "refuse");
+	assert_string_equal(str(m, "level"), "refuse");
+	assert_int_equal(num(m, "percent"), 4);
+	assert_int_equal(num(g, "percent"), 93);
+	assert_int_equal(num(g, "sockets"), 40 << 20);
+	assert_string_equal(str(g, "path"), "/adit.slice");
+	assert_string_equal(str(json_object_get(ov, "descriptors"), "level"), "none");
+	assert_int_equal(num(json_object_get(ov, "cpu"), "busy_percent"), 20);
+	json_decref(o);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(limits_are_listed_with_their_use),
+		cmocka_unit_test(overload_is_in_the_status),
 	};
 
 	return cmocka_run_group_tests(tests, setup, teardown);

@@ -66,10 +66,11 @@ static void status_is_read_at_a_glance(void **state)
 				 "version      0.1.0, wolfSSL 5.5.4 tuned\n"
 				 "state        ready, up 3d04h, pid 812, 8 workers\n"
 				 "kernel       6.1.0-fake: splice on; missing: evidence (aditctl kernel says why)\n"
-				 "config       3 listeners, 4 clusters\n"
+				 "config       3 listeners, 4 clusters; generation 0\n"
 				 "connections  2\n"
 				 "tunnels      1 in, 4 out, 812 streams\n"
 				 "buffers      12M of 256M\n"
+				 "overload     refuse: memory 4%, 93% of the cgroup's 128M (sockets: 40M), descriptors 5%, CPU 20%\n"
 				 "access log   3 records dropped\n");
 }
 

@@ -378,9 +378,12 @@ static void serve(struct program *p, int sfd)
 	}
 }
 
-static void left_over(const struct adopted *a)
+static void left_over(void *arg, const struct adopted *a)
 {
+	const struct program *p = arg;
 	char s[ADDR_STR];
+
+	fdstore_forget(&p->notify, a->name);
 
 	log_warn(LA_MAIN, "socket '%s' at %s was handed to us, but no listener of the configuration is called so or listens there; it is closed",
 		 a->name, a->path[0] ? a->path : addr_str(&a->at, s));
@@ -459,7 +462,7 @@ static int begin(struct program *p, struct snapshot *first, const struct admin_o
 	}
 	if (r == 0)
 		control_start(&p->ctl, p->d);
-	adopt_rest(&p->sockets, r == 0 ? left_over : NULL);
+	adopt_rest(&p->sockets, r == 0 ? left_over : NULL, p);
 	return r;
 }
 

@@ -18,7 +18,7 @@ struct walk {
 	struct fdstore *s;
 	struct daemon *d;
 	const struct notify *n;
-	bool put; /* else: sum up only */
+	bool remove, put; /* neither: sum up only */
 	uint64_t sum;
 	bool failed;
 };
@@ -59,13 +59,16 @@ static void each(void *arg, const char *name, int fd)
 
 	(void)getsockopt(fd, SOL_SOCKET, SO_COOKIE, &cookie, &n);
 	w->sum += cookie * 0x9e3779b97f4a7c15u;
-	if (!w->put)
+	if (!w->put && !w->remove)
 		return;
 	snprintf(fdname, sizeof(fdname), "%s%s", elsewhere(w->d, name, fd) ? "" : "kept=", name);
 	for (char *p = fdname; *p; p++)
 		if (*p == ':')
 			*p = '_';
-	w->failed |= !remember(w->s, fdname) || notify_store(w->n, fd, fdname) < 0;
+	if (w->remove)
+		notify_store_remove(w->n, fdname);
+	else
+		w->failed |= !remember(w->s, fdname) || notify_store(w->n, fd, fdname) < 0;
 }
 
 static void walk(struct walk *w, const struct admin *admin)
@@ -88,15 +91,31 @@ void fdstore_update(struct fdstore *s, struct daemon *d, const struct admin *adm
 	walk(&w, admin);
 	if (w.sum == s->sum)
 		return;
-	for (uint32_t i = 0; i < s->n; i++) /* all of them, then again: a name has many sockets, and only all can be removed */
+	/*
+	 * All are removed and put again: a name has many sockets, and only all of them can be removed. The first time there may be what our
+	 * predecessor had: a socket that nobody accepts from must not stay in the group.
+	 */
+	for (uint32_t i = 0; i < s->n; i++)
 		notify_store_remove(n, s->name[i]);
 	fdstore_finish(s);
+	w.remove = true;
+	walk(&w, admin);
+	w.remove = false;
 	w.put = true;
 	walk(&w, admin);
 	s->sum = w.sum;
 	d->sockets_shared = !w.failed;
 	if (w.failed)
 		log_warn(LA_MAIN, "listening sockets are not kept by the service manager: a restart refuses connections for a moment");
+}
+
+void fdstore_forget(const struct notify *n, const char *name)
+{
+	char fdname[ADOPT_NAME + 8];
+
+	notify_store_remove(n, name);
+	snprintf(fdname, sizeof(fdname), "kept=%s", name);
+	notify_store_remove(n, fdname);
 }
 
 void fdstore_finish(struct fdstore *s)

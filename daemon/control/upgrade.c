@@ -209,7 +209,9 @@ static void taken(struct upgrade *u)
 	u->replaced = true;
 	u->d->sockets_shared = true;
 	kernel_hand_over(&u->d->kernel);
+	health_release(&u->d->health); /* a scrape may be waiting for it, and the thread that serves it is waited for */
 	admin_leave(u->admin);
+	health_hold(&u->d->health);
 	notify_main_pid(u->notify, u->peer_pid);
 	(void)talk_send(u->peer, TALK_DONE, "", NULL, 0, SEND_MS);
 	log_info(LA_MAIN, "upgrade: pid %d is the daemon now", u->peer_pid);

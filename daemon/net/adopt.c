@@ -116,11 +116,11 @@ int adopt_take_path(struct adopt *set, const char *path)
 	return -ENOENT;
 }
 
-void adopt_rest(struct adopt *set, void (*left)(const struct adopted *a))
+void adopt_rest(struct adopt *set, void (*left)(void *arg, const struct adopted *a), void *arg)
 {
 	for (uint32_t i = 0; i < set->n; i++) {
 		if (left)
-			left(&set->s[i]);
+			left(arg, &set->s[i]);
 		close(set->s[i].fd);
 	}
 	free(set->s);

@@ -47,4 +47,4 @@ uint64_t adopt_netns(int fd);
 /** adopt_can_share() - may more sockets be bound beside @fd (SO_REUSEPORT), for the other workers? */
 bool adopt_can_share(int fd);
 /** adopt_rest() - close what is left; @left is told of each, NULL: nobody */
-void adopt_rest(struct adopt *set, void (*left)(const struct adopted *a));
+void adopt_rest(struct adopt *set, void (*left)(void *arg, const struct adopted *a), void *arg);

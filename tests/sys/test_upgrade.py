@@ -505,6 +505,16 @@ def test_restart_through_the_store(w, node, mgr):
         load.more(30)
         assert not load.wrong, load.wrong
     load.finish()
+    # fewer workers: a socket more than workers must not stay in the store, or who gets into its queue waits for ever
+    b = took_over(successor(w, a, workers=1), a)
+    load = Load(w, node, a.where, threads=4)
+    load.more(30)
+    a.wait(5)
+    lib.wait_for(lambda: len(mgr.stored.get("kept=in", ())) == 1, lambda: f"one socket is kept: {mgr.stored}")
+    lib.wait_for(lambda: len(node.run("ss", "-Hltn", "sport", "=", f":{lib.split(a.where)[1]}").stdout.splitlines()) == 1, "one socket is left")
+    load.more(30)
+    load.finish()
+    a = b
     # a listener goes, another one comes: the store follows
     a.config["listeners"] = [lib.tcp("other", node.at(), "app")]
     a.write()

@@ -174,8 +174,9 @@ static void watchdog_may_be_for_another(void **state)
 }
 
 static uint32_t rest;
-static void left(const struct adopted *a)
+static void left(void *arg, const struct adopted *a)
 {
+	(void)arg;
 	(void)a;
 	rest++;
 }
@@ -203,7 +204,7 @@ static void inherit_child(struct addr *at, const char *names, const char *pid)
 		_exit(5);
 	if (adopt_take(&set, &at[0], adopt_netns(-1), "web") != -ENOENT)
 		_exit(6);
-	adopt_rest(&set, left);
+	adopt_rest(&set, left, NULL);
 	_exit(rest ? 7 : 0);
 }
 
@@ -251,7 +252,7 @@ static void the_same_socket_twice_is_one(void **state)
 	assert_int_equal(adopt_add(&set, dup(fd), "b", &e), 0);
 	assert_int_equal(set.n, 1);
 	rest = 0;
-	adopt_rest(&set, left);
+	adopt_rest(&set, left, NULL);
 	assert_int_equal(rest, 1);
 	assert_int_equal(fcntl(fd, F_GETFD), -1);
 }

@@ -113,7 +113,7 @@ static int file_load(const char *path, struct store_text *s, struct err *e)
 	struct stat st;
 	int r;
 
-	if (fd < 0 && errno == ENOENT)
+	if (fd < 0 && (errno == ENOENT || errno == ENOTDIR))
 		return 0;
 	if (fd < 0)
 		return err_set(e, -errno, "%s: %s", path, strerror(errno));

@@ -29,6 +29,7 @@ static const struct field rate_fields[] = {
 	LIMIT("empty_data", empty_data_rate, 0, 1000000),
 	LIMIT("window_update", window_update_rate, 0, 100000000),
 	LIMIT("glitch", glitch_rate, 0, 1000000),
+	LIMIT("refused", refused_rate, 0, 1000000),
 	{.key = NULL},
 };
 static const struct table rate_table = {.fields = rate_fields};
@@ -79,6 +80,7 @@ void limits_preset(struct cfg_limits *l)
 		.empty_data_rate = 100,
 		.window_update_rate = 10000,
 		.glitch_rate = 100,
+		.refused_rate = 500,
 		.continuation_max = 20,
 	};
 }

@@ -51,10 +51,10 @@ static void hostile(struct h2 *h, const char *why)
 static void rate(struct h2 *h, enum h2_rate kind)
 {
 	static const char *const what[HR_RATES] = { "RST_STREAM before a response", "PING", "SETTINGS", "empty DATA", "WINDOW_UPDATE",
-						    "invalid frames" };
+						    "invalid frames", "streams above the limit" };
 	const struct cfg_limits *l = &h->loop->cfg->limits;
 	const uint32_t limit[HR_RATES] = { l->rst_rate, l->ping_rate, l->settings_rate, l->empty_data_rate, l->window_update_rate,
-					   l->glitch_rate };
+					   l->glitch_rate, l->refused_rate };
 	uint64_t s = h->loop->now_ms / 1000;
 
 	if (h->rate_s != s) {
@@ -119,10 +119,13 @@ static void headers_done(struct h2 *h, const nghttp2_frame *f, struct h2_stream 
 			 (h->hdr && h->hdr->too_big ? H2_HEADERS_TOO_BIG : 0u);
 
 	if (f->headers.cat == NGHTTP2_HCAT_REQUEST) {
-		if (h->streams >= h->max_streams || h->goaway_tx)
+		if (h->streams >= h->max_streams || h->goaway_tx) {
 			h2_reset_id(h, f->hd.stream_id, NGHTTP2_REFUSED_STREAM);
-		else if (h->hdr)
+			if (!h->goaway_tx) /* what is under way when we leave is nobody's fault */
+				rate(h, HR_REFUSED);
+		} else if (h->hdr) {
 			h->ops->request(h->owner, f->hd.stream_id, h->hdr->h, h->hdr->n, flags);
+		}
 	} else if (!s && !h->server) { /* forgotten while its answer was awaited: h2_may_reset_early() */
 		h2_reset_id(h, f->hd.stream_id, NGHTTP2_CONNECT_ERROR);
 	} else if (s && h->hdr && !h->server && !s->answered) {
@@ -219,6 +222,11 @@ static int on_frame(nghttp2_session *ng, const nghttp2_frame *f, void *arg)
 		if (f->hd.flags & NGHTTP2_FLAG_ACK) {
 			uint64_t sent;
 
+			if (!h->pings) { /* nobody asked */
+				rate(h, HR_GLITCH);
+				break;
+			}
+			h->pings--;
 			memcpy(&sent, f->ping.opaque_data, 8);
 			h->ops->pong(h->owner, sent & ~H2_PING_FENCE, sent & H2_PING_FENCE);
 		} else {
@@ -240,7 +248,10 @@ static int on_frame(nghttp2_session *ng, const nghttp2_frame *f, void *arg)
 		if (!f->hd.stream_id) /* per stream they come with the data that we sent */
 			rate(h, HR_WINDOW_UPDATE);
 		break;
-	default: /* PRIORITY and unknown types: nothing to do (frame types are the peer's, not an enum of ours) */
+	case NGHTTP2_PRIORITY: /* deprecated (RFC 9113 5.3.2), without meaning for tunnels, and cheap to send */
+		rate(h, HR_GLITCH);
+		break;
+	default: /* unknown types: nghttp2 skips them (frame types are the peer's, not an enum of ours) */
 		break;
 	}
 	return 0;

@@ -229,6 +229,8 @@ int h2_flush(struct h2 *h)
 	h->bulk_now = 0;
 	h->bulk_last = 0;
 	h->piped = 0;
+	if (h->error < 0)
+		return h->error;
 	behind_first(h);
 	while (!h->ops->blocked(h->owner)) {
 		const uint8_t *p;
@@ -345,8 +347,9 @@ void h2_refuse(struct h2 *h, int32_t id, const nghttp2_nv *nv, size_t n)
 
 	if (s)
 		h2_forget(s);
-	if (nghttp2_submit_response(h->ng, id, nv, n, NULL) == 0)
-		h->ops->dirty(h->owner); /* RST_STREAM(NO_ERROR) follows once it was sent: input.c, on_frame_send() */
+	if (nghttp2_submit_response(h->ng, id, nv, n, NULL) < 0)
+		h->error = -ENOMEM; /* the peer would wait for ever: better no tunnel */
+	h->ops->dirty(h->owner); /* RST_STREAM(NO_ERROR) follows once it was sent: input.c, on_sent() */
 }
 
 static void count_rst(struct h2 *h, uint32_t code)
@@ -360,6 +363,8 @@ void h2_reset_id(struct h2 *h, int32_t id, uint32_t code)
 {
 	if (nghttp2_submit_rst_stream(h->ng, NGHTTP2_FLAG_NONE, id, code) == 0)
 		count_rst(h, code);
+	else
+		h->error = -ENOMEM; /* the peer's stream would stay open: better no tunnel */
 	h->ops->dirty(h->owner);
 }
 
@@ -431,8 +436,10 @@ void h2_ping(struct h2 *h, bool fence)
 	uint8_t opaque[8];
 
 	memcpy(opaque, &v, 8);
-	if (nghttp2_submit_ping(h->ng, NGHTTP2_FLAG_NONE, opaque) == 0)
+	if (nghttp2_submit_ping(h->ng, NGHTTP2_FLAG_NONE, opaque) == 0) {
+		h->pings++;
 		h->ops->dirty(h->owner);
+	}
 }
 
 void h2_goaway_first(struct h2 *h)

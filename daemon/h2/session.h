@@ -57,7 +57,7 @@ struct h2_ops {
 	uint32_t (*rtt_us)(void *owner);
 };
 
-enum h2_rate { HR_RST, HR_PING, HR_SETTINGS, HR_EMPTY_DATA, HR_WINDOW_UPDATE, HR_GLITCH, HR_RATES };
+enum h2_rate { HR_RST, HR_PING, HR_SETTINGS, HR_EMPTY_DATA, HR_WINDOW_UPDATE, HR_GLITCH, HR_REFUSED, HR_RATES };
 
 #define H2_HEAD 9u /* bytes of a frame's header */
 struct h2_headers; /* the header block being received */
@@ -99,6 +99,7 @@ struct h2 {
 	uint8_t watch;	     /* live traces that follow the session: frames on stream 0; set by its owner */
 	uint32_t trace_id;   /* what they call it */
 	uint32_t goaways;    /* received */
+	uint32_t pings;	     /* of ours without answer */
 	char goaway_text[96]; /* what the last one said, quoted; "" nothing */
 	uint8_t first[8], n_first; /* bytes that came first: who is it, if it is no HTTP/2? */
 	uint32_t early_rst;  /* client: RST_STREAM before a response sent in this second */

@@ -281,7 +281,7 @@ struct cfg_limits {
 	uint32_t metadata_bytes;    /* kept per stream; default 8192 */
 	uint32_t recent;	    /* ended connections remembered, per worker; default 1024, 0 none */
 	/* per tunnel and second, hostile peers (interop C1.6) */
-	uint32_t rst_rate, ping_rate, settings_rate, empty_data_rate, window_update_rate, glitch_rate;
+	uint32_t rst_rate, ping_rate, settings_rate, empty_data_rate, window_update_rate, glitch_rate, refused_rate;
 	uint32_t continuation_max;  /* per header block; default 20 */
 	struct cfg_quota *principals, *sources; /* the first that matches counts; sources: for who has no principal */
 	uint32_t n_principals, n_sources;

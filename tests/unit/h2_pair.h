@@ -303,6 +303,7 @@ static inline void side_limits(struct config *c)
 			.empty_data_rate = 100,
 			.window_update_rate = 10000,
 			.glitch_rate = 100,
+			.refused_rate = 500,
 			.continuation_max = 20,
 		},
 	};

@@ -106,6 +106,7 @@ static void limits_and_timeouts_have_the_documented_defaults(void **state)
 	assert_int_equal(c->limits.empty_data_rate, 100);
 	assert_int_equal(c->limits.window_update_rate, 10000);
 	assert_int_equal(c->limits.glitch_rate, 100);
+	assert_int_equal(c->limits.refused_rate, 500);
 	assert_int_equal(c->limits.continuation_max, 20);
 	assert_int_equal(c->timeouts.connect_ms, 10000);
 	assert_int_equal(c->timeouts.handshake_ms, 10000);

@@ -101,6 +101,8 @@ int cmd_status(struct ctl *c)
 		  : js_bool(o, "ready")	 ? "ready"
 					 : "starting",
 		  js_time(o, "uptime_us"), js_u64(o, "pid"), js_u64(o, "workers"));
+	if (js_u64(o, "stuck_workers"))
+		text_addf(&out, "STUCK        %" PRIu64 " workers do not turn: see the log, /healthz/live\n", js_u64(o, "stuck_workers"));
 	put_kernel(&out, json_object_get(o, "kernel"));
 	put_config(&out, o);
 	text_addf(&out, "connections  %" PRIu64 "\n", js_u64(o, "connections"));

@@ -54,10 +54,12 @@ void api_status(struct api *a, const struct api_req *req, struct api_answer *ans
 {
 	const struct config *c = inspect_config(a->d);
 	struct status_row s = {0};
+	struct health_row h;
 	struct json j;
 
 	(void)req;
 	inspect_status(a->d, &s);
+	inspect_health(a->d, &h);
 	json_init(&j, &ans->body, true);
 	json_open(&j, NULL, '{');
 	json_str(&j, "node", s.node);
@@ -68,6 +70,7 @@ void api_status(struct api *a, const struct api_req *req, struct api_answer *ans
 	json_u64(&j, "workers", s.workers);
 	json_bool(&j, "ready", s.ready);
 	json_bool(&j, "draining", s.draining);
+	json_u64(&j, "stuck_workers", h.stuck);
 	json_open(&j, "config", '{');
 	json_u64(&j, "generation", s.generation);
 	json_u64(&j, "changed_us", s.changed_us);

@@ -81,6 +81,7 @@ def test_a_stuck_worker(w, node, mgr):
         status, text = get(node, health, "/healthz/live")
         assert text.startswith("stuck\n") and f"worker 1 (thread {tid}) does not turn; it is at: waiting for events" in text
         a.logged(rf"worker 1 \(thread {tid}\) has not turned for 0\.\d s; it was at: waiting for events; thread state: t")
+        assert a.ctl("status")["stuck_workers"] == 1 and "\nSTUCK        1 workers" in a.ctl("status", as_json=False)
         assert "\nadit_worker_stuck 1\n" in get(node, health, "/metrics")[1]
         assert get(node, health, "/healthz/ready")[0] == 200, "one of two workers still accepts"
         since = time.monotonic()

@@ -30,6 +30,7 @@ static const struct table_col cols[] = {
 	{.head = "ROUTE", .wide = true},
 	{.head = "ORIGINAL-DST", .wide = true},
 	{.head = "AUTHORITY", .wide = true},
+	{.head = "WORKLOAD", .wide = true},
 	{.head = "SRC-IDENTITY", .wide = true},
 	{.head = "DST-IDENTITY", .wide = true},
 	{.head = "NODE", .wide = true},
@@ -89,6 +90,7 @@ static void put_conn(struct table *t, const json_t *o)
 	table_add(t, js_str(o, "route"));
 	table_add(t, js_str(o, "original_dst"));
 	table_add(t, js_str(o, "authority"));
+	table_add(t, js_str(o, "workload"));
 	table_add(t, js_str(o, "src_identity"));
 	table_add(t, js_str(o, "dst_identity"));
 	table_add(t, js_str(o, "peer_id"));
@@ -139,6 +141,8 @@ static const struct {
 	{"route", "route", SHOW_TEXT},
 	{"src", "source", SHOW_TEXT},
 	{"src_identity", "source identity", SHOW_TEXT},
+	{"workload", "workload", SHOW_TEXT},
+	{"workload_by", "workload known by", SHOW_TEXT},
 	{"dst", "destination", SHOW_TEXT},
 	{"dst_identity", "destination identity", SHOW_TEXT},
 	{"original_dst", "original destination", SHOW_TEXT},

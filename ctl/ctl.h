@@ -98,6 +98,7 @@ const char *js_time(const json_t *o, const char *key);
 typedef int ctl_command(struct ctl *c);
 ctl_command cmd_status, cmd_listener, cmd_chain, cmd_cluster, cmd_tunnel; /* show.c */
 ctl_command cmd_cert;							  /* cert.c */
+ctl_command cmd_workload;						  /* workload.c */
 ctl_command cmd_limits;							  /* limits.c */
 ctl_command cmd_policy, cmd_audit;					  /* policy.c */
 ctl_command policy_test;						  /* policy_test.c */

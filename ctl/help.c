@@ -41,6 +41,7 @@ static const char main_text[] =
 	"  kernel bypass on|off    switch the bypass\n"
 	"  cert [list]             identities: certificates, days left, CAs, what is wrong\n"
 	"  cert NAME               all about one, with the tunnels that use it\n"
+	"  workload                whose connections are, and as whom they leave\n"
 	"  limits                  what is used of each limit, and whom it refused\n"
 	"  stats [PATTERN]         counters and latencies\n"
 	"  log [list|set|reset]    what is logged, what was held back\n"
@@ -205,6 +206,17 @@ static const struct {
 	 "\n"
 	 "bypass off makes everything go by TCP through the agent, at once and without\n"
 	 "harm, until bypass on. For root and the daemon's own user.\n"
+	 "\n"
+	 WATCH
+	 COMMON},
+	{"workload",
+	 "usage: aditctl workload [--watch[=SECONDS]]\n"
+	 "\n"
+	 "The workloads of this node in the order in which they are tried: the IDENTITY\n"
+	 "and its SPIFFE id, how many connections each has opened (CONNS, ACTIVE), how\n"
+	 "many were REFUSED since they may be its and that cannot be told, what their\n"
+	 "MATCH asks for, and what they serve. (none) are connections that no match has;\n"
+	 "refused are those of them that had to leave as a workload.\n"
 	 "\n"
 	 WATCH
 	 COMMON},

@@ -37,6 +37,7 @@ static const struct {
 	{"denied", cmd_denied, TAKES_LIMIT | TAKES_LISTENER | TAKES_SINCE | TAKES_FOLLOW, 0},
 	{"kernel", cmd_kernel, TAKES_WATCH, 2},
 	{"cert", cmd_cert, TAKES_WATCH, 1},
+	{"workload", cmd_workload, TAKES_WATCH, 0},
 	{"limits", cmd_limits, TAKES_WATCH | TAKES_LIMIT, 0},
 	{"stats", cmd_stats, TAKES_WATCH, 1},
 	{"log", cmd_log, TAKES_FOR, CTL_WORDS},

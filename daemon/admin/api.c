@@ -52,6 +52,7 @@ static const struct route routes[] = {
 	{"GET", ADIT_API_DENIED, 0, " limit listener since_ms ", api_denied, "who was denied lately, and why"},
 	{"GET", ADIT_API_KERNEL, 0, NULL, api_kernel, "the kernel plane: its means, their state, and what they counted"},
 	{"POST", ADIT_API_KERNEL_BYPASS, R_CHANGE, NULL, api_kernel_bypass, "switch the bypass: {\"on\": true|false}"},
+	{"GET", ADIT_API_WORKLOADS, 0, NULL, api_workloads, "workloads: whose connections are, with their identities"},
 	{"GET", ADIT_API_LIMITS, 0, " limit ", api_limits, "limits: what is used of them, whom they refused"},
 	{"GET", ADIT_API_STATS, 0, " match ", api_stats, "counters, gauges, resets by code, latencies"},
 	{"GET", ADIT_API_LOG, 0, NULL, api_log, "log levels, and what was held back"},

@@ -115,6 +115,9 @@ void api_add_policies(struct text *t, struct daemon *d); /* metrics families */
 /* health.c */
 api_handler api_ready, api_live, api_drain_progress;
 void api_add_health(struct text *t, struct daemon *d); /* metrics families */
+/* workloads.c */
+api_handler api_workloads;
+void api_add_workloads(struct text *t, struct daemon *d); /* metrics families */
 /* limits.c */
 api_handler api_limits;
 void api_add_limits(struct text *t, struct daemon *d); /* metrics families */

@@ -51,6 +51,12 @@ static void put_conn(struct json *j, const struct conn_row *r)
 	json_str(j, "original_dst", or_null(r->original_dst));
 	json_str(j, "authority", or_null(r->authority));
 	json_str(j, "src_identity", or_null(r->src_identity));
+	json_str(j, "workload", or_null(r->workload));
+	json_str(j, "workload_by", or_null(r->workload_by));
+	if (r->src_uid >= 0)
+		json_i64(j, "src_uid", r->src_uid);
+	else
+		json_str(j, "src_uid", NULL);
 	json_str(j, "dst_identity", or_null(r->dst_identity));
 	json_str(j, "peer_id", or_null(r->peer_id));
 	json_str(j, "metadata", or_null(r->metadata));

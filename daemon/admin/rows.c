@@ -121,7 +121,7 @@ static void put_listener(struct json *j, const struct listener_row *r)
 	json_bool(j, "access_log", l->access_log);
 	if (l->type == LISTENER_TUNNEL) {
 		json_bool(j, "tls", l->tls);
-		json_str(j, "identity", l->identity ? l->identity->name : NULL);
+		json_str(j, "identity", l->by_workload ? "workload" : l->identity ? l->identity->name : NULL);
 		json_u64(j, "max_streams", l->max_streams);
 	}
 	if (l->type != LISTENER_INTERNAL)
@@ -207,7 +207,7 @@ static void put_endpoint(struct json *j, const struct endpoint_row *r)
 static void put_tunnel_cluster(struct json *j, const struct cfg_cluster *c)
 {
 	json_bool(j, "tls", c->tls);
-	json_str(j, "identity", c->identity ? c->identity->name : NULL);
+	json_str(j, "identity", c->by_workload ? "workload" : c->identity ? c->identity->name : NULL);
 	json_str(j, "authority", c->authority);
 	json_str(j, "local", c->local == LOCAL_TUNNEL ? "tunnel" : "short");
 	json_open(j, "expect_ids", '[');

@@ -281,6 +281,7 @@ void api_metrics(struct api *a, const struct api_req *req, struct api_answer *an
 	api_add_logs(t, a->d);
 	api_add_limits(t, a->d);
 	api_add_overload(t, a->d);
+	api_add_workloads(t, a->d);
 	add_hists(t, a->d);
 	add_listeners(t, listeners, n_listeners);
 	add_endpoints(t, endpoints, n_endpoints);

@@ -7,6 +7,7 @@
 #include "codec/secret.h"
 #include "net/sock.h"
 #include "obs/access_format.h"
+#include "policy/workload.h"
 #include <stdio.h>
 #include <string.h>
 #include <time.h>
@@ -162,6 +163,10 @@ void inspect_conn_fill(const struct conn *c, struct conn_row *r)
 	else if (c->stages.cluster && c->stages.cluster->type == CLUSTER_TUNNEL)
 		put(r->authority, sizeof(r->authority), c->stages.cluster->authority ? c->stages.cluster->authority : addr_str(&c->orig_dst, a));
 	put(r->src_identity, sizeof(r->src_identity), conn_principal(c));
+	put(r->workload, sizeof(r->workload), c->workload ? c->workload->name : "");
+	if (c->workload)
+		(void)workload_by(c->workload, r->workload_by);
+	r->src_uid = c->has_uid ? (int64_t)c->uid : -1;
 	put(r->dst_identity, sizeof(r->dst_identity), d->who ? d->who->tls.id : "");
 	put(r->peer_id, sizeof(r->peer_id), metadata_known(p->md, MD_NODE_ID));
 	metadata_text(p->md, r->metadata, sizeof(r->metadata));

@@ -26,6 +26,8 @@ struct conn_row {
 	char src[ADDR_STR], dst[ADDR_STR], original_dst[ADDR_STR];
 	char authority[128];
 	char src_identity[192], dst_identity[192];
+	char workload[65], workload_by[40]; /* of the application that opened it; "" */
+	int64_t src_uid;      /* of it; -1: not asked for, or not known */
 	char peer_id[96];     /* node id the peer gave in metadata */
 	char metadata[512];   /* "k=v, k=v", cut */
 	uint32_t tunnel_in, stream_in, tunnel_out, stream_out; /* 0: that leg is a socket */
@@ -72,6 +74,12 @@ struct policy_row {
 	bool deny, dry_run, elsewhere, default_;
 	uint32_t rules, values;
 	uint64_t allowed, denied, dry_allowed, dry_denied;
+};
+/** struct workload_row - counts of all workers; the last row is of no workload: its cfg is NULL. Texts live as long as the configuration. */
+struct workload_row {
+	const struct cfg_workload *cfg;
+	const char *id; /* SPIFFE id; NULL: without TLS */
+	uint64_t connections, active, refused;
 };
 struct endpoint_row {
 	const struct cfg_cluster *cluster;
@@ -128,6 +136,7 @@ int inspect_denied(struct daemon *d, struct denied_row **ret, size_t *ret_n);
 /* read from counters, no order needed; rows malloc'd */
 int inspect_listeners(struct daemon *d, struct listener_row **ret, size_t *ret_n);
 int inspect_endpoints(struct daemon *d, struct endpoint_row **ret, size_t *ret_n);
+int inspect_workloads(struct daemon *d, struct workload_row **ret, size_t *ret_n);
 int inspect_policies(struct daemon *d, struct policy_row **ret, size_t *ret_n);
 /** inspect_kernel() - rows malloc'd; *ret_release is the kernel's release, static text */
 int inspect_kernel(struct daemon *d, struct kernel_row **ret, size_t *ret_n, const char **ret_release);

@@ -12,6 +12,7 @@
 #include "base/clean.h"
 #include "base/log.h"
 #include "chain/daemon.h"
+#include "chain/inspect.h"
 #include "chain/snapshot.h"
 #include "net/sock.h"
 #include "policy/workload.h"
@@ -363,4 +364,30 @@ const char *whose_principal(const struct conn *c)
 	struct tls_ctx *t = c->workload ? snapshot_tls(c->snap, c->workload->identity) : NULL;
 
 	return t ? tls_ctx_id(t) : NULL;
+}
+
+int inspect_workloads(struct daemon *d, struct workload_row **ret, size_t *ret_n)
+{
+	const struct snapshot *s = d->snap;
+	uint32_t n = s->cfg->n_workloads;
+	struct workload_row *r = calloc(n + 1u, sizeof(*r));
+
+	if (!r)
+		return -ENOMEM;
+	for (uint32_t i = 0; i <= n; i++) {
+		const struct tls_ctx *t = i < n ? snapshot_tls(s, s->cfg->workloads[i].identity) : NULL;
+
+		r[i].cfg = i < n ? &s->cfg->workloads[i] : NULL;
+		r[i].id = t ? tls_ctx_id(t) : NULL;
+		for (uint32_t w = 0; w < s->n_workers; w++) {
+			const struct workload_count *k = &s->workloads[i]->at[w];
+
+			r[i].connections += atomic_load_explicit(&k->connections, memory_order_relaxed);
+			r[i].active += atomic_load_explicit(&k->active, memory_order_relaxed);
+			r[i].refused += atomic_load_explicit(&k->refused, memory_order_relaxed);
+		}
+	}
+	*ret = r;
+	*ret_n = n + 1u;
+	return 0;
 }

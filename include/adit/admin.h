@@ -16,6 +16,7 @@
 #define ADIT_API_TUNNELS      "/v1/tunnels"
 #define ADIT_API_CONNS	      "/v1/conns"  /* ?limit= &listener= &peer= */
 #define ADIT_API_CONN	      "/v1/conns/" /* and the id; GET, DELETE */
+#define ADIT_API_WORKLOADS    "/v1/workloads"
 #define ADIT_API_LIMITS	      "/v1/limits" /* ?limit= */
 #define ADIT_API_EXPLAIN      "/v1/explain"  /* ?src= &dst= &listener= &principal= &authority= &header=K=V... &metadata=K=V... */
 #define ADIT_API_EXPLAIN_CONN "/v1/explain/" /* and the id */

@@ -10,7 +10,7 @@ _aditctl_names()	# JSON-KEY COMMAND...: values of a member, as the running daemo
 _aditctl()
 {
 	local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]}
-	local commands='status listener chain cluster tunnel conn policy audit denied kernel cert limits stats log log-level trace config reload drain upgrade metrics version help'
+	local commands='status listener chain cluster tunnel conn policy audit denied kernel cert workload limits stats log log-level trace config reload drain upgrade metrics version help'
 	local options='--socket --output --help' command='' sub='' i
 	local -a socket=()
 
@@ -35,7 +35,7 @@ _aditctl()
 	case $command in
 	log) options+=' --for' ;;
 	trace) options+=' --level --for --count' ;;
-	status|listener|cluster|kernel|stats) options+=' --watch' ;;
+	status|listener|cluster|kernel|workload|stats) options+=' --watch' ;;
 	cert) options+=' --watch' ;;
 	limits) options+=' --watch --limit' ;;
 	tunnel) options+=' --watch --limit --peer' ;;

@@ -491,3 +491,120 @@ def test_both_sides_are_several(w, node):
     want = {(SA + a, SA + b) for a in ("blue", "green") for b in ("blue", "green")}
     assert {(t["local_identity"], t["peer_identity"]) for t in client.tunnels("out")} == want and len(client.tunnels("out")) == 4
     assert {(t["peer_identity"], t["local_identity"]) for t in agent.tunnels("in")} == want
+
+
+# ---- what people see
+
+@pytest.mark.rows("A25", "A06")
+def test_aditctl_shows_whose_connections_are(cell):
+    cell.peer()
+    client = cell.agent(cell.workloads("uid") + [{"name": "inward", "identity": "client", "serves": {"addresses": "10.1.2.3", "server_names": "*.a.b"}}])
+    cell.hold("uid", "blue")
+    cell.refused("uid", "red")
+    rows = {r["name"]: r for r in client.ctl("workload")["workloads"]}
+    assert list(rows) == ["blue", "green", "inward", None]
+    assert rows["blue"]["spiffe_id"] == SA + "blue" and rows["blue"]["match"] == {"uids": [UIDS["blue"]]}
+    assert (rows["blue"]["connections"], rows["blue"]["active"], rows["blue"]["refused"]) == (1, 1, 0)
+    assert (rows[None]["connections"], rows[None]["refused"]) == (1, 1)
+    c, = client.ctl("conn")["conns"]
+    assert (c["workload"], c["workload_by"], c["src_uid"], c["src_identity"]) == ("blue", "uid", UIDS["blue"], SA + "blue")
+    text = client.ctl("workload", as_json=False)
+    assert "(none)" in text and "uids 4101" in text and "server_names *.a.b" in text
+    assert "workload known by" in client.ctl("conn", "show", str(c["id"]), as_json=False)
+    t, = client.tunnels("out")
+    assert t["identity"] == "blue" and t["local_identity"] == SA + "blue"
+    metrics = client.metrics()
+    assert 'adit_workload_connections{workload="blue"} 1' in metrics and 'adit_workload_connections_refused_total{workload=""} 1' in metrics
+    cell.app("uid", "blue").run("held.close(); _ = 1")
+    lib.wait_for(lambda: client.ctl("workload")["workloads"][0]["active"] == 0, "counted no more")
+
+
+# ---- changes while it runs
+
+@pytest.mark.rows("A06", "C14")
+def test_a_reload_changes_whose_new_connections_are(cell):
+    """what lives goes on as it began; counters of a name go on; an identity that is gone has no new streams"""
+    server = cell.peer()
+    client = cell.agent(cell.workloads("uid"), workers=2)
+    cell.hold("uid", "blue")
+    cell.say("uid", "green")
+    client.config["workloads"] = [{"name": "blue", "identity": "green", "match": {"uids": UIDS["blue"]}},
+                                  {"name": "red", "identity": "blue", "match": {"uids": UIDS["red"]}}]
+    client.write()
+    client.ctl("reload")
+    assert cell.app("uid", "blue").run("held.sendall(b'more')\n_ = exact(held, 4).decode()") == "more"
+    cell.say("uid", "blue")
+    cell.say("uid", "red")
+    cell.refused("uid", "green")
+    rows = server.access(3)
+    assert [(r["src_identity"][len(SA):], r["src_workload"]) for r in rows] == [("green", "green"), ("green", "blue"), ("blue", "red")]
+    assert {r["name"]: r["connections"] for r in client.ctl("workload")["workloads"]} == {"blue": 2, "red": 1, None: 1}
+    del client.config["identities"][2]  # green
+    client.config["workloads"] = [{"name": "red", "identity": "blue", "match": {"uids": UIDS["red"]}}]
+    client.write()
+    client.ctl("reload")
+    cell.say("uid", "red")
+    cell.refused("uid", "blue")
+    lib.wait_for(lambda: "green" not in {t["local_identity"][len(SA):] for t in client.tunnels("out") if t["state"] != "draining"}, "drained")
+    assert cell.app("uid", "blue").run("held.sendall(b'last')\n_ = exact(held, 4).decode()") == "last"
+    client.config["clusters"][0]["identity"] = "client"
+    client.config["workloads"] = []
+    client.write()
+    client.ctl("reload")
+    cell.say("uid", "green")
+    assert server.access(5)[-1]["src_identity"] == SA + "client"
+
+
+@pytest.mark.rows("A08", "C14")
+def test_a_reload_changes_what_is_served(w, node):
+    agent, back = serving(w, node)
+    h, _ = dialled(w, node, "10.66.0.1")
+    by_name, _ = dialled(w, node, "10.66.0.3", "green.example")
+    sid = h.opened(back[1].where)
+    agent.config["workloads"][0]["identity"] = "server"  # it was blue
+    agent.write()
+    agent.ctl("reload")
+    h.seen(lambda: h.goaways)
+    h.data(sid, b"x")
+    assert h.body(sid, 4) == b"b1\nx", "what lives goes on"
+    assert dialled(w, node, "10.66.0.1")[1] == "server"
+    by_name.opened(back[2].where)
+    assert not by_name.goaways, "green goes on being served"
+
+
+@pytest.mark.rows("A06", "C14")
+@pytest.mark.limit(60)
+def test_reloads_under_load(cell):
+    """identities come and go while connections are opened: each of them has one of the two that its workload had, and none is lost"""
+    server = cell.peer()
+    client = cell.agent(cell.workloads("uid"), workers=2)
+    app, (host, port) = cell.app("uid", "blue"), cell.where("uid", "blue")
+    app.start(f"""
+_, end = 0, time.monotonic() + 5
+while time.monotonic() < end:
+    s = dial({host!r}, {port})
+    s.sendall(b'hello')
+    assert exact(s, 5) == b'hello'
+    s.close()
+    _ += 1
+""")
+    for i in range(20):
+        client.config["workloads"][0]["identity"] = "green" if i % 2 else "blue"
+        client.config["workloads"][0]["version"] = f"v{i}"
+        client.write()
+        client.ctl("reload")
+        time.sleep(0.1)
+    n = app.result()
+    rows = server.access(n)
+    assert len(rows) == n > 50 and {r["src_identity"] for r in rows} == {SA + "blue", SA + "green"} and {r["src_workload"] for r in rows} == {"blue"}
+    assert client.ctl("workload")["workloads"][0]["connections"] == n
+
+
+@pytest.mark.rows("A06", "A16")
+def test_explain_knows_the_workload(cell):
+    cell.peer()
+    client = cell.agent(cell.workloads("source"), policies=[{"name": "no-green", "action": "deny", "rules": [{"principal": "*/sa/green"}]}])
+    got = {n: client.ctl("policy", "explain", "--src", SOURCES[n] + ":1", "--listener", "in-blue") for n in ("blue", "green", "red")}
+    assert got["blue"]["workload"]["name"] == "blue" and got["blue"]["cluster"]["identity"] == SA + "blue" and got["blue"]["verdict"] == "go"
+    assert got["green"]["verdict"] == "denied"
+    assert got["red"]["workload"]["name"] is None and got["red"]["verdict"] == "identity" and "identity_default" in got["red"]["why"]

@@ -4,6 +4,7 @@
 #include "chain/limits.h"
 #include "chain/tracing.h"
 #include "chain/overload.h"
+#include "model/workload.h"
 #include "base/clean.h"
 #include <stdio.h>
 #include <string.h>
@@ -302,6 +303,28 @@ void inspect_overload(struct daemon *d, struct overload_row *ret)
 		.turn_ms = 1,
 		.changes = 3,
 	};
+}
+
+/* one that matches by everything and serves, and the rest */
+int inspect_workloads(struct daemon *d, struct workload_row **ret, size_t *ret_n)
+{
+	static struct cidr nets[2] = {{.net = {.family = AF_INET, .ip = {10}}, .bits = 8}, {.net = {.family = AF_INET, .ip = {10, 0, 0, 7}}, .bits = 32}};
+	static const char *cgroups[] = {"/shop.slice"}, *names[] = {"web.example"};
+	static uint32_t uids[] = {1000, 1001}, listeners[] = {0};
+	static struct cfg_identity id = {.name = "web"};
+	static struct cfg_workload l = {.name = "shop-web", .identity = &id, .source = nets, .n_source = 1, .cgroups = cgroups, .n_cgroups = 1,
+					.uids = uids, .n_uids = 2, .listeners = listeners, .n_listeners = 1, .addresses = &nets[1],
+					.n_addresses = 1, .server_names = names, .n_server_names = 1,
+					.node = {.namespace_ = "shop", .workload = "web", .service = "web"}};
+
+	(void)d;
+	*ret = calloc(2, sizeof(**ret));
+	if (!*ret)
+		return -ENOMEM;
+	(*ret)[0] = (struct workload_row){.cfg = &l, .id = "spiffe://td/ns/shop/sa/web", .connections = 12, .active = 3, .refused = 1};
+	(*ret)[1] = (struct workload_row){.connections = 5, .refused = 2};
+	*ret_n = 2;
+	return 0;
 }
 
 /* a listener that refuses, a class with somebody in it */

@@ -12,6 +12,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #define WORKERS_TOLD 16u
 
@@ -81,6 +82,41 @@ static void full(struct explain_way *w, const char *what, const char *name, uint
 		return;
 	w->verdict = EXPLAIN_LIMIT;
 	err_set(&w->why, 0, "%s '%s' has its %u connections", what, name, max);
+}
+
+static uint64_t monotonic_us(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (uint64_t)ts.tv_sec * 1000000u + (uint64_t)ts.tv_nsec / 1000u;
+}
+
+static void too_often(struct explain_way *w, const char *what, const char *name, uint32_t per_second)
+{
+	if (w->verdict != EXPLAIN_GO)
+		return;
+	w->verdict = EXPLAIN_LIMIT;
+	err_set(&w->why, 0, "%s '%s' takes %u connections per second, and has taken them", what, name, per_second);
+}
+
+/* rates, and limits of each source; @id, @from: as they were where it entered */
+static void check_rates(const struct daemon *d, struct explain_way *w, const char *id, const struct addr *from)
+{
+	const struct limits *l = d->snap->limits;
+	const struct cfg_cluster *cl = w->stages.cluster;
+	uint64_t now = monotonic_us();
+
+	if (w->verdict == EXPLAIN_GO && limits_look(d->snap, id, from, now, &w->why) != QUOTA_OK)
+		w->verdict = EXPLAIN_LIMIT;
+	for (uint32_t i = 0; i < w->stages.n; i++) {
+		const struct cfg_listener *at = &cfg_of(d)->listeners[w->stages.id[i]];
+
+		if (!limits_rate_left(l->listener[at->id], &at->rate, now))
+			too_often(w, "listener", at->name, at->rate.per_second);
+	}
+	if (cl && !limits_rate_left(l->cluster[cl->id], &cl->rate, now))
+		too_often(w, "cluster", cl->name, cl->rate.per_second);
 }
 
 static void check_limits(const struct daemon *d, struct explain_way *w)
@@ -466,6 +502,8 @@ static void put_asked(struct json *j, const struct explain_ask *ask)
 
 static int put_rest(struct daemon *d, struct explain_way *w, struct json *j, struct err *reterr)
 {
+	const char *id = w->principal;
+	struct addr from = w->entry->type == LISTENER_TUNNEL ? (struct addr){ .family = AF_UNSPEC } : w->src; /* else that of its tunnel */
 	struct outs o = { 0 };
 	int r;
 
@@ -478,6 +516,7 @@ static int put_rest(struct daemon *d, struct explain_way *w, struct json *j, str
 	}
 	free(o.w);
 	check_limits(d, w);
+	check_rates(d, w, id, &from);
 	return r;
 }
 

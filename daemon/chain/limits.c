@@ -193,22 +193,24 @@ static struct slice source_text(const struct cfg_quota *q, const struct addr *a,
 	return (struct slice){ out, (size_t)n };
 }
 
+static void said(struct err *e, const struct cfg_quota *q, const char *what, struct slice who, enum quota_verdict v)
+{
+	if (v == QUOTA_CONNECTIONS)
+		err_set(e, 0, "%s %.*s has its %u connections (limits.%s)", what, (int)who.n, who.p, q->max_connections, q->name);
+	else if (v == QUOTA_RATE)
+		err_set(e, 0, "%s %.*s opens more than %u connections per second (limits.%s)", what, (int)who.n, who.p, q->rate.per_second, q->name);
+}
+
 static bool judged(struct conn *c, const struct cfg_quota *q, const char *what, struct slice who, enum quota_verdict v)
 {
-	switch (v) {
-	case QUOTA_OK:
+	struct err why;
+
+	if (v == QUOTA_OK)
 		return true;
-	case QUOTA_CONNECTIONS:
-		stats_inc(&c->w->loop.stats, ST_REFUSED_LIMIT);
-		conn_end(c, END_LIMIT, "%s %.*s has its %u connections (limits.%s)", what, (int)who.n, who.p, q->max_connections, q->name);
-		return false;
-	case QUOTA_RATE:
-		stats_inc(&c->w->loop.stats, ST_REFUSED_RATE);
-		conn_end(c, END_RATE, "%s %.*s opens more than %u connections per second (limits.%s)", what, (int)who.n, who.p,
-			 q->rate.per_second, q->name);
-		return false;
-	}
-	return true;
+	said(&why, q, what, who, v);
+	stats_inc(&c->w->loop.stats, v == QUOTA_RATE ? ST_REFUSED_RATE : ST_REFUSED_LIMIT);
+	conn_end(c, v == QUOTA_RATE ? END_RATE : END_LIMIT, "%s", why.msg);
+	return false;
 }
 
 bool limits_subject(struct conn *c)
@@ -232,6 +234,35 @@ bool limits_subject(struct conn *c)
 				      quota_enter(of(c)->source[i], who, as_limits(&l->sources[i]), c->w->loop.now_us, &c->quota));
 		}
 	return true;
+}
+
+enum quota_verdict limits_look(const struct snapshot *s, const char *id, const struct addr *from, uint64_t now_us, struct err *reterr)
+{
+	const struct cfg_limits *l = &s->cfg->limits;
+	enum quota_verdict v = QUOTA_OK;
+	char text[ADDR_STR + 8];
+	struct slice who;
+
+	for (uint32_t i = 0; id && i < l->n_principals; i++)
+		if (is_one_of(&l->principals[i], id)) {
+			who = (struct slice){ id, strlen(id) };
+			v = quota_look(s->limits->principal[i], who, as_limits(&l->principals[i]), now_us);
+			said(reterr, &l->principals[i], "principal", who, v);
+			return v;
+		}
+	for (uint32_t i = 0; !id && from->family != AF_UNSPEC && i < l->n_sources; i++)
+		if (is_from(&l->sources[i], from)) {
+			who = source_text(&l->sources[i], from, text);
+			v = quota_look(s->limits->source[i], who, as_limits(&l->sources[i]), now_us);
+			said(reterr, &l->sources[i], "source", who, v);
+			return v;
+		}
+	return v;
+}
+
+bool limits_rate_left(const struct limit_place *p, const struct cfg_rate *r, uint64_t now_us)
+{
+	return !r->per_second || rate_left(&p->rate, as_limit(r), now_us) > 0;
 }
 
 void limits_leave(struct conn *c)

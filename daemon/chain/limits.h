@@ -49,6 +49,13 @@ void limits_refused_cluster(const struct snapshot *s, const struct cfg_cluster *
 
 /* ---- looking; main thread ---- */
 
+/**
+ * limits_look() - would a connection of @id (NULL: none), from @from, be within its subject's limits now? Nothing is taken.
+ * Return: QUOTA_OK, or why not, with the sentence.
+ */
+enum quota_verdict limits_look(const struct snapshot *s, const char *id, const struct addr *from, uint64_t now_us, struct err *reterr);
+bool limits_rate_left(const struct limit_place *p, const struct cfg_rate *r, uint64_t now_us); /* is there room for one more? */
+
 enum limit_at { LIMIT_DAEMON, LIMIT_LISTENER, LIMIT_CLUSTER, LIMIT_PRINCIPAL, LIMIT_SOURCE };
 
 struct limit_row {

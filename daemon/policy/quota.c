@@ -250,6 +250,21 @@ enum quota_verdict quota_enter(struct quota *q, struct slice who, struct quota_l
 	return v;
 }
 
+enum quota_verdict quota_look(struct quota *q, struct slice who, struct quota_limits l, uint64_t now_us)
+{
+	enum quota_verdict v = QUOTA_OK;
+	struct quota_subject *s;
+
+	pthread_mutex_lock(&q->lock);
+	s = find(q, who, XXH3_64bits_withSeed(who.p, who.n, q->seed)); /* a new one has nothing yet: it gets in */
+	if (s && l.max_connections && s->active >= l.max_connections)
+		v = QUOTA_CONNECTIONS;
+	else if (s && l.rate.per_second && !rate_left(&s->rate, l.rate, now_us))
+		v = QUOTA_RATE;
+	pthread_mutex_unlock(&q->lock);
+	return v;
+}
+
 void quota_leave(struct quota_subject *s, uint64_t now_us)
 {
 	struct quota *q = s ? s->q : NULL;

@@ -36,6 +36,9 @@ enum quota_verdict quota_enter(struct quota *q, struct slice who, struct quota_l
 /** quota_leave() - the connection has ended; NULL is fine. From any thread. */
 void quota_leave(struct quota_subject *s, uint64_t now_us);
 
+/** quota_look() - what quota_enter() would say now; nothing changes */
+enum quota_verdict quota_look(struct quota *q, struct slice who, struct quota_limits l, uint64_t now_us);
+
 struct quota_row {
 	char who[QUOTA_TEXT];
 	uint32_t active, left; /* connections now; whole tokens now */

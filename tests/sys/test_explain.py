@@ -262,6 +262,27 @@ def test_refused_at_the_door(w, node):
 
 
 @pytest.mark.rows("16", "17")
+@pytest.mark.parametrize("who", ["listener", "cluster", "source"])
+def test_too_often(w, node, who):
+    rate = {"per_second": 1, "burst": 2}
+    a = w.agent(node, "one", {"listeners": [lib.tcp("outbound", node.at(), "app", **({"rate": rate} if who == "listener" else {}))],
+                              "clusters": [lib.cluster("app", w.backend(node).where, **({"rate": rate} if who == "cluster" else {}))],
+                              **({"limits": {"sources": [{"name": "all", "rate": rate}]}} if who == "source" else {})})
+    where = a.config["listeners"][0]["address"]
+    assert explain(a, listener="outbound", src="127.0.0.1", dst=where)["verdict"] == "go"
+    for _ in range(2):
+        lib.echo(w.app(where))
+    for _ in range(2):
+        lib.is_reset(w.app(where))
+    said = explain(a, listener="outbound", src="127.0.0.1", dst=where)
+    row = told(a, kind="rate")
+    assert row["count"] == 2 and "per second" in row["why"]
+    assert said["verdict"] == "limit" and "per second" in said["why"], said["why"]
+    time.sleep(1.1)
+    assert explain(a, listener="outbound", src="127.0.0.1", dst=where)["verdict"] == "go"
+
+
+@pytest.mark.rows("16", "17")
 def test_denied_by_the_peer(w, node):
     client, server = w.pair(w.backend(node), server={"policies": [deny("nobody", {"listener": "*"})]})
     lib.is_reset(w.app(client.listen))

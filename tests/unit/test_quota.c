@@ -38,8 +38,11 @@ static void each_subject_has_its_own_connections(void **state)
 	(void)state;
 	assert_int_equal(quota_enter(q, sl("a"), l, 1, &s[0]), QUOTA_OK);
 	assert_int_equal(quota_enter(q, sl("a"), l, 1, &s[1]), QUOTA_OK);
+	assert_int_equal(quota_look(q, sl("a"), l, 1), QUOTA_CONNECTIONS);
 	assert_int_equal(quota_enter(q, sl("a"), l, 1, &s[2]), QUOTA_CONNECTIONS);
 	assert_null(s[2]);
+	assert_int_equal(quota_look(q, sl("b"), l, 1), QUOTA_OK); /* looking remembers nobody */
+	assert_int_equal(q->n, 1);
 	assert_int_equal(quota_enter(q, sl("b"), l, 1, &s[3]), QUOTA_OK);
 	assert_ptr_not_equal(s[0], s[3]);
 	quota_leave(s[0], 2);
@@ -58,6 +61,7 @@ static void each_subject_has_its_own_bucket(void **state)
 
 	(void)state;
 	for (int i = 0; i < 20; i++) { /* the greedy one takes nothing from the modest one */
+		assert_int_equal(quota_look(q, sl("greedy"), l, SECOND), i < 3 ? QUOTA_OK : QUOTA_RATE);
 		assert_int_equal(quota_enter(q, sl("greedy"), l, SECOND, &s), i < 3 ? QUOTA_OK : QUOTA_RATE);
 		quota_leave(s, SECOND);
 	}

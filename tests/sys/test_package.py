@@ -219,12 +219,13 @@ def test_every_command_has_help_completion_and_a_place_in_the_man_page():
 
 def shown(text):
     """what stands behind `aditctl` in code of a document: a list of words per use"""
-    code = re.findall(r"(?ms)^ *```(?:sh|console)?\n(.*?)^ *```", text) + re.findall(r"`([^`\n]+)`", text)
+    code = re.findall(r"(?ms)^ *```(?:sh|console)?\n(.*?)^ *```", text) + re.findall(r"`([^`\n]+)`", text) + \
+        re.findall(r"\*(aditctl [^*\n]+)\*", text)
     found = []
     for block in code:
         for use in re.findall(r"(?m)(?:^|[\s$(/`])aditctl((?: +[^\s|;&)<>`]+)+)", block):
             words, skip = [], False
-            for w in use.split():
+            for w in use.split(",")[0].split():
                 if skip:
                     skip = False
                 elif w in ("-s", "-o", "--socket", "--output"):

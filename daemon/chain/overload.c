@@ -1,7 +1,7 @@
 /*
  * The look. Memory is what kills: by our own count (limits.memory) and by the cgroup's, with whatever the kernel holds for our sockets. It
  * can be eaten up faster than anybody can look ten times a second, so the fuller it is the more often it is looked at; and between two looks
- * no more connections are taken in than half of what was left can carry: credit.
+ * no more connections are taken in than half of what was left can carry: credit. A worker that is about to use it up asks for a look.
  *
  * Descriptors: the kernel knows how many there are (stat(2) of /proc/self/fd since Linux 6.2); before that, what our connections and
  * tunnels need.
@@ -37,6 +37,7 @@
 #define FIND_MS 5000u	 /* our cgroup is looked for again: we may have been moved, a limit may have come */
 #define TRIM_MS 2000u
 #define STALL 1000u	 /* PSI: a tenth of the time */
+#define HURRY_BYTES (4 << 20) /* of credit left: it is time for another look */
 #define STACK (256u << 10)
 
 /* ---- levels ---- */
@@ -351,14 +352,27 @@ static int look(struct daemon *d)
 	return r.cgroup_share >= OFTEN ? LOOK_OFTEN_MS : r.memory_share >= SOON || r.level ? LOOK_SOON_MS : LOOK_MS;
 }
 
+static void wake(struct overload *ov)
+{
+	uint64_t one = 1;
+
+	(void)!write(ov->wake, &one, sizeof(one));
+}
+
 static void *overload_thread(void *arg)
 {
 	struct daemon *d = arg;
-	struct pollfd p = { .fd = d->overload.stop, .events = POLLIN };
-	int wait = 0;
+	struct overload *ov = &d->overload;
+	struct pollfd p = { .fd = ov->wake, .events = POLLIN };
+	uint64_t n;
 
-	while (poll(&p, 1, wait) == 0 || !(p.revents & POLLIN))
-		wait = look(d);
+	while (!atomic_load(&ov->stopping)) {
+		int wait = look(d);
+
+		atomic_store(&ov->hurry, false); /* after the credit is new */
+		if (poll(&p, 1, wait) > 0)
+			(void)!read(ov->wake, &n, sizeof(n));
+	}
 	return NULL;
 }
 
@@ -371,7 +385,7 @@ int overload_init(struct daemon *d)
 	pthread_mutex_init(&ov->lock, NULL);
 	ov->memcg = (struct memcg){ .events = -1, .pressure = -1 };
 	atomic_store(&ov->credit, INT64_MAX);
-	ov->stop = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	ov->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	ov->workers = aligned_alloc(64, d->n_workers * sizeof(*ov->workers));
 	if (!ov->workers)
 		return -ENOMEM;
@@ -379,7 +393,7 @@ int overload_init(struct daemon *d)
 	for (uint32_t i = 0; i < d->n_workers; i++)
 		ov->workers[i].schedstat = -1;
 	overload_configure(d, d->cfg);
-	return ov->stop < 0 ? -errno : 0;
+	return ov->wake < 0 ? -errno : 0;
 }
 
 void overload_configure(struct daemon *d, const struct config *cfg)
@@ -416,11 +430,10 @@ int overload_start(struct daemon *d)
 void overload_stop(struct daemon *d)
 {
 	struct overload *ov = &d->overload;
-	uint64_t one = 1;
-
 	if (!ov->started)
 		return;
-	(void)!write(ov->stop, &one, sizeof(one));
+	atomic_store(&ov->stopping, true);
+	wake(ov);
 	pthread_join(ov->thread, NULL);
 	ov->started = false;
 }
@@ -435,19 +448,23 @@ void overload_finish(struct daemon *d)
 		if (ov->workers[i].schedstat >= 0)
 			close(ov->workers[i].schedstat);
 	memcg_close(&ov->memcg);
-	if (ov->stop >= 0)
-		close(ov->stop);
+	if (ov->wake >= 0)
+		close(ov->wake);
 	free(TAKE(ov->workers));
 	pthread_mutex_destroy(&ov->lock);
 }
 
 bool overload_admit(struct daemon *d, int64_t cost)
 {
-	_Atomic int64_t *left = &d->overload.credit;
+	struct overload *ov = &d->overload;
+	int64_t left = atomic_load_explicit(&ov->credit, memory_order_relaxed);
 
-	if (atomic_load_explicit(left, memory_order_relaxed) == INT64_MAX)
+	if (left == INT64_MAX)
 		return true;
-	return atomic_fetch_sub_explicit(left, cost, memory_order_relaxed) >= cost;
+	left = atomic_fetch_sub_explicit(&ov->credit, cost, memory_order_relaxed);
+	if (left < HURRY_BYTES && !atomic_exchange(&ov->hurry, true))
+		wake(ov); /* what they cost was estimated: it may be less */
+	return left >= cost;
 }
 
 void inspect_overload(struct daemon *d, struct overload_row *ret)

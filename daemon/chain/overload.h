@@ -67,7 +67,8 @@ struct overload {
 	struct overload_worker *workers;
 	pthread_t thread;
 	bool started;
-	int stop; /* eventfd */
+	_Atomic bool stopping, hurry; /* hurry: a look was asked for already */
+	int wake; /* eventfd: stop, or look at once */
 	/* the looking thread's own */
 	struct memcg memcg;
 	struct overload_gauge memory_gauge, descriptor_gauge;

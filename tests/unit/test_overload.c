@@ -111,15 +111,20 @@ static void the_credit_is_half_of_what_is_left(void **state)
 static void credit_is_used_up(void **state)
 {
 	struct daemon *d = calloc(1, sizeof(*d));
+	uint64_t n = 0;
 
 	(void)state;
 	assert_non_null(d);
+	d->overload.wake = eventfd(0, EFD_NONBLOCK);
 	d->overload.credit = INT64_MAX;
 	for (int i = 0; i < 1000; i++)
 		assert_true(overload_admit(d, INT64_MAX));
 	d->overload.credit = 100;
 	assert_true(overload_admit(d, 60));
 	assert_false(overload_admit(d, 60));
+	assert_int_equal(read(d->overload.wake, &n, sizeof(n)), sizeof(n));
+	assert_int_equal(n, 1); /* asked once for another look */
+	close(d->overload.wake);
 	free(d);
 }
 

@@ -111,6 +111,11 @@ def test_install_and_uninstall(tmp_path):
     assert files() == {"/etc/opt/adit/adit.yaml", "/etc/opt/logrotate.d/adit"}
 
 
+@pytest.fixture(name="certs", scope="module")
+def _certs(tmp_path_factory):
+    return lib.Certs(tmp_path_factory.mktemp("certs"), "--id", "node=ns/shop/sa/web").dir
+
+
 def parts(text):
     """the commented-out parts of the default configuration, by number"""
     found = re.split(r"(?m)^# ---- (\d)\..*$", text)
@@ -142,11 +147,12 @@ def test_the_default_configuration_starts(tmp_path):
 
 
 @pytest.mark.parametrize("which", ["1", "123", "124", "1235", "1245"])
-def test_what_the_default_configuration_suggests_is_right(tmp_path, which):
+def test_what_the_default_configuration_suggests_is_right(tmp_path, certs, which):
     head, part = parts(read("packaging/adit.yaml"))
     assert sorted(part) == ["1", "2", "3", "4", "5"]
-    (tmp_path / "adit.yaml").write_text(head + "".join(enable(part[n]) for n in which))
-    told = run([os.path.join(lib.BUILD, "aditctl"), "config", "check", str(tmp_path / "adit.yaml")])
+    text = head + "".join(enable(part[n]) for n in which)
+    (tmp_path / "adit.yaml").write_text(re.sub(r"/etc/adit/(?=\w+\.(pem|key))", f"{certs}/", text))
+    told = run([os.path.join(lib.BUILD, "aditd"), "--check", str(tmp_path / "adit.yaml")])
     assert "ok" in told
 
 
@@ -189,6 +195,19 @@ clusters: [ {{ name: c, type: tcp, endpoints: ["127.0.0.1:9912"] }} ]
     finally:
         proc.terminate()
         assert proc.wait(20 * lib.SLOW) == 0
+
+
+def test_configurations_of_the_docs_are_right(tmp_path, certs):
+    blocks = re.findall(r"(?ms)^ *```yaml\n(.*?)^ *```", read("docs/OPERATIONS.md"))
+    rules = [b for b in blocks if b.startswith("groups:")]
+    assert len(rules) == 1 and len(blocks) >= 3
+    for n, block in enumerate(b for b in blocks if b not in rules):
+        block = re.sub(r"(?m)^   ", "", block) if block.startswith("   ") else block
+        (tmp_path / f"{n}.yaml").write_text(block.replace("/etc/adit/", f"{certs}/"))
+        run([os.path.join(lib.BUILD, "aditd"), "--check", str(tmp_path / f"{n}.yaml")])
+    yaml = pytest.importorskip("yaml")
+    for rule in yaml.safe_load(rules[0])["groups"][0]["rules"]:
+        assert rule["alert"].startswith("Adit") and "adit" in rule["expr"] and rule["annotations"]["look"]
 
 
 def metrics_named(text):

@@ -45,8 +45,10 @@ static int install(void *arg, const char *name, const char *text, size_t n, stru
 {
 	struct control *ctl = arg;
 	struct config_source s;
-	int r = source_make(&s, name, text, n);
+	int r = text ? source_make(&s, name, text, n) : 0;
 
+	if (!text)
+		s = (struct config_source){NULL};
 	if (r < 0)
 		return err_set(reterr, r, "out of memory");
 	r = control_install(ctl, NULL, &s, "policies", NULL, reterr);

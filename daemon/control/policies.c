@@ -1,8 +1,8 @@
 /*
  * A change is one text in, one text out: the document is taken apart (config/doc.h), what is applied already is joined with it by name, and
- * the result is judged as a source of the configuration in force, written to disk, and installed. In this order, so that a daemon that dies in
- * between starts with the old set or with the new one, and the new one is known to be good. If it cannot be installed after all (memory),
- * the old file is put back.
+ * the result is written beside the file in force, installed as a source of the configuration, and put in the file's place. In this order, so that a
+ * daemon that dies in between starts with the old set or with the new one, and the new one is known to be good; and who was told that it is
+ * done can rely on it. A disk that is full is known before anything changes.
  *
  * A name belongs to one place: what stands in a file of the configuration is changed there. Otherwise nobody could tell what holds after the
  * next start, or who undid what.
@@ -193,9 +193,8 @@ static int names_check(const struct policies *p, const struct policy_order *o, c
 }
 
 /* The sentence about the document alone has its lines; if that is fine, the whole's stays. */
-static int judge(struct policies *p, const struct policy_order *o, const struct doc *d, const char *name, const struct text *body, struct err *e)
+static int blame(struct policies *p, const struct policy_order *o, const struct doc *d, int r, struct err *e)
 {
-	int r = p->host.judge(p->host.arg, name, body->s, body->len, e);
 	struct err mine = {""};
 
 	if (r == -EINVAL && o->text && d->source && p->host.judge(p->host.arg, o->file, o->text, o->n, &mine) == -EINVAL)
@@ -219,24 +218,39 @@ static int may_change(struct policies *p, const struct policy_order *o, struct e
 	return 0;
 }
 
-static int commit(struct policies *p, const struct text *body, struct err *e)
+/* @next is written beside the file in force; what was installed before it is in place is taken back if it cannot be */
+static int commit(struct policies *p, const struct store_text *next, struct err *e)
+{
+	struct err back = {""};
+	int r = p->host.install(p->host.arg, next->path, next->text, next->n, e);
+
+	if (r < 0) {
+		store_drop(p->dir);
+		return r;
+	}
+	r = store_commit(p->dir, next, e);
+	if (r < 0 && p->host.install(p->host.arg, next->path, p->state.text, p->state.n, &back) < 0)
+		return err_set(e, r, "%s is in force, but not kept: %s", next->path, back.msg);
+	return r < 0 ? -EROFS : 0;
+}
+
+static int replace(struct policies *p, const struct text *body, struct err *e)
 {
 	struct store_text next;
-	struct err undone = {""};
 	struct doc d;
-	int r = store_save(p->dir, &p->state, body->s, body->len, &next, e);
+	int r = store_write(p->dir, &p->state, body->s, body->len, &next, e);
 
 	if (r < 0)
 		return r == -ENOMEM || r == -EFBIG ? r : -EROFS;
 	r = doc_parse(next.path, next.text, next.n, DOC_APPLY, &d, e);
-	if (r == 0) {
-		r = p->host.install(p->host.arg, next.path, next.text, next.n, e);
+	if (r < 0) {
+		store_drop(p->dir);
+	} else {
+		r = commit(p, &next, e);
 		if (r < 0)
 			doc_finish(&d);
 	}
 	if (r < 0) {
-		if (store_undo(p->dir, &p->state, &undone) < 0)
-			(void)err_set(e, r, "%s; and %s is not in force, but will be after the next start: apply again", undone.msg, next.path);
 		store_finish(&next);
 		return r;
 	}
@@ -262,9 +276,11 @@ static int change(struct policies *p, const struct policy_order *o, const struct
 		if (!text_ok(&out->names[i]))
 			r = err_set(e, -ENOMEM, "out of memory");
 	if (r == 0 && (out->n[POLICY_ADDED] || out->n[POLICY_CHANGED] || out->n[POLICY_REMOVED])) {
-		r = judge(p, o, d, p->state.path ? p->state.path : STORE_FILE, &body, e);
-		if (r == 0 && !o->dry_run)
-			r = commit(p, &body, e);
+		if (o->dry_run)
+			r = p->host.judge(p->host.arg, p->state.path ? p->state.path : STORE_FILE, body.s, body.len, e);
+		else
+			r = replace(p, &body, e);
+		r = blame(p, o, d, r, e);
 	}
 	text_finish(&body);
 	return r;

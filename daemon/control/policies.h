@@ -13,7 +13,7 @@ struct policies;
 /**
  * struct policies_host - what puts a set in force
  * @judge:	would the configuration be accepted with YAML @text (@n bytes, called @name) as the applied policies? @text NULL: none
- * @install:	put it in force; the old is when this fails
+ * @install:	put it in force, the same way; what was before is when this fails
  * @files:	the policies of the configuration's files, as last read, in order
  * Return of all: 0 or -errno with the sentence.
  */

@@ -180,8 +180,7 @@ static int folder_sync(const char *dir)
 	return fd < 0 || fsync(fd) < 0 ? -errno : 0;
 }
 
-/* Return: 0 or -errno; then nothing changed. What was renamed is there, whatever the folder's fsync says: a crash of the machine decides. */
-static int replace(const char *dir, const char *temp, const char *path, const char *text, size_t n)
+static int put(const char *temp, const char *text, size_t n)
 {
 	int r;
 
@@ -191,27 +190,45 @@ static int replace(const char *dir, const char *temp, const char *path, const ch
 	r = fchmod(fd, 0600) < 0 ? -errno : write_all(fd, text, n);
 	if (r == 0 && fsync(fd) < 0)
 		r = -errno;
-	if (r == 0 && rename(temp, path) < 0)
-		r = -errno;
 	if (r < 0)
 		unlink(temp);
-	else
-		(void)folder_sync(dir);
 	return r;
 }
 
-static int put(const char *dir, const struct store_text *s, struct err *e)
+void store_drop(const char *dir)
+{
+	AUTO_FREE char *temp = NULL;
+
+	if (path_of(dir, STORE_TEMP, &temp, NULL) == 0)
+		unlink(temp);
+}
+
+int store_commit(const char *dir, const struct store_text *s, struct err *reterr)
+{
+	AUTO_FREE char *temp = NULL;
+	int r = path_of(dir, STORE_TEMP, &temp, reterr);
+
+	if (r == 0 && rename(temp, s->path) < 0) {
+		r = err_set(reterr, -errno, "%s: %s", s->path, strerror(errno));
+		unlink(temp);
+	}
+	if (r == 0)
+		(void)folder_sync(dir); /* it is there, whatever this says: a crash of the machine decides */
+	return r;
+}
+
+static int beside(const char *dir, const struct store_text *s, struct err *e)
 {
 	AUTO_FREE char *temp = NULL;
 	int r = path_of(dir, STORE_TEMP, &temp, e);
 
 	if (r < 0)
 		return r;
-	r = replace(dir, temp, s->path, s->text, s->n);
+	r = put(temp, s->text, s->n);
 	return r < 0 ? err_set(e, r, "%s cannot be written: %s; nothing was changed", temp, strerror(-r)) : 0;
 }
 
-int store_save(const char *dir, const struct store_text *old, const char *body, size_t n, struct store_text *ret, struct err *reterr)
+int store_write(const char *dir, const struct store_text *old, const char *body, size_t n, struct store_text *ret, struct err *reterr)
 {
 	struct store_text now, s = {.generation = old->generation + 1};
 	char head[HEAD_MAX];
@@ -243,20 +260,10 @@ int store_save(const char *dir, const struct store_text *old, const char *body, 
 		memcpy(s.text, head, len);
 		memcpy(s.text + len, body, n);
 		s.text[s.n] = '\0';
-		r = put(dir, &s, reterr);
+		r = beside(dir, &s, reterr);
 	}
 	if (r < 0)
 		store_finish(&s);
 	*ret = s;
 	return r;
-}
-
-int store_undo(const char *dir, const struct store_text *old, struct err *reterr)
-{
-	if (old->text)
-		return put(dir, old, reterr);
-	if (unlink(old->path) < 0 && errno != ENOENT)
-		return err_set(reterr, -errno, "%s: %s", old->path, strerror(errno));
-	(void)folder_sync(dir);
-	return 0;
 }

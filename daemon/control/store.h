@@ -22,13 +22,14 @@ struct store_text {
  */
 int store_load(const char *dir, struct store_text *ret, struct err *reterr);
 /**
- * store_save() - replace it: @body, YAML of @n bytes, as generation @old->generation + 1
+ * store_write() - put beside it what shall replace it: @body, YAML of @n bytes, as generation @old->generation + 1
  * The folder is made if it is missing. What is on disk must still be of @old's generation, or another daemon uses the same folder.
- * Return: 0 and *ret (@old stays the caller's); or -errno with the sentence, nothing changed.
+ * Return: 0 and *ret (@old stays the caller's), then store_commit() or store_drop(); or -errno with the sentence, nothing changed.
  */
-int store_save(const char *dir, const struct store_text *old, const char *body, size_t n, struct store_text *ret, struct err *reterr);
-/** store_undo() - @old is in force again: what was saved could not be used. Return: 0 or -errno with the sentence. */
-int store_undo(const char *dir, const struct store_text *old, struct err *reterr);
+int store_write(const char *dir, const struct store_text *old, const char *body, size_t n, struct store_text *ret, struct err *reterr);
+/** store_commit() - what was written takes its place, at once. Return: 0, or -errno with the sentence: then it is dropped. */
+int store_commit(const char *dir, const struct store_text *s, struct err *reterr);
+void store_drop(const char *dir);
 void store_finish(struct store_text *s);
 
 /** store_folder() - make @dir (0700) unless it is there, and see that nobody else may write to it. Return: 0 or -errno with the sentence. */

@@ -20,6 +20,7 @@ static struct err e;
 /* a daemon whose configuration has two policies, and refuses what contains the word "bad" */
 static char in_force[4096];
 static int install_fails, judged, read_files;
+static bool disk_fails; /* what was written beside is gone */
 
 static int judge_fake(void *arg, const char *name, const char *text, size_t n, struct err *reterr)
 {
@@ -31,12 +32,20 @@ static int judge_fake(void *arg, const char *name, const char *text, size_t n, s
 
 static int install(void *arg, const char *name, const char *text, size_t n, struct err *reterr)
 {
+	char path[160];
+
 	(void)arg;
-	assert_true(n < sizeof(in_force) && text[n] == '\0');
+	assert_true(!text || (n < sizeof(in_force) && text[n] == '\0'));
 	assert_non_null(strstr(name, "/policies.yaml"));
 	if (install_fails)
 		return err_set(reterr, install_fails, "no");
-	strcpy(in_force, text);
+	if (text && strstr(text, "bad"))
+		return err_set(reterr, -EINVAL, "%s: bad", name);
+	strcpy(in_force, text ? text : "");
+	if (disk_fails) {
+		snprintf(path, sizeof(path), "%s/policies.yaml.new", dir);
+		unlink(path);
+	}
 	return 0;
 }
 
@@ -67,6 +76,7 @@ static int setup(void **state)
 	snprintf(dir, sizeof(dir), "%s/state", top);
 	in_force[0] = '\0';
 	install_fails = 0;
+	disk_fails = false;
 	memset(&out, 0, sizeof(out));
 	assert_int_equal(audit_create(&audit, dir), 0);
 	p = NULL;
@@ -197,6 +207,25 @@ static void what_cannot_be_installed_is_taken_back(void **state)
 	refused((struct policy_order){.name = "a"}, -EIO, "no");
 }
 
+static void what_cannot_be_kept_is_not_in_force(void **state)
+{
+	char first[4096];
+
+	(void)state;
+	disk_fails = true;
+	assert_int_equal(change_with((struct policy_order){.text = "{name: a, action: deny, rules: []}"}), -EROFS);
+	assert_string_equal(in_force, "");
+	disk_fails = false;
+	apply("{name: a, action: deny, rules: []}");
+	strcpy(first, in_force);
+	disk_fails = true;
+	assert_int_equal(change_with((struct policy_order){.name = "a"}), -EROFS);
+	assert_string_equal(in_force, first);
+	open_again();
+	disk_fails = false;
+	assert_int_equal(change_with((struct policy_order){.name = "a", .if_generation = true, .generation = 1}), 0);
+}
+
 static void without_a_folder_nothing_is_changed(void **state)
 {
 	static const struct policies_host host = {judge_fake, install, files, NULL};
@@ -268,6 +297,7 @@ int main(void)
 		T(dry_runs_change_nothing),
 		T(mistakes_are_refused),
 		T(what_cannot_be_installed_is_taken_back),
+		T(what_cannot_be_kept_is_not_in_force),
 		T(without_a_folder_nothing_is_changed),
 		T(files_are_read_again_when_they_changed),
 		T(damage_stops_the_start),

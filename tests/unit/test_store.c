@@ -43,7 +43,7 @@ static void save(const char *body)
 	struct store_text old, new;
 
 	load(&old);
-	if (store_save(dir, &old, body, strlen(body), &new, &e) < 0)
+	if (store_write(dir, &old, body, strlen(body), &new, &e) < 0 || store_commit(dir, &new, &e) < 0)
 		fail_msg("%s", e.msg);
 	assert_int_equal(new.generation, old.generation + 1);
 	store_finish(&old);
@@ -146,17 +146,23 @@ static void two_daemons_do_not_undo_each_other(void **state)
 	save("policies: []\n");
 	load(&mine);
 	load(&theirs);
-	assert_int_equal(store_save(dir, &theirs, "# 2\n", 4, &next, &e), 0);
+	assert_int_equal(store_write(dir, &theirs, "# 2\n", 4, &next, &e), 0);
+	assert_int_equal(store_commit(dir, &next, &e), 0);
 	store_finish(&next);
-	assert_int_equal(store_save(dir, &mine, "# 3\n", 4, &next, &e), -EBUSY);
+	assert_int_equal(store_write(dir, &mine, "# 3\n", 4, &next, &e), -EBUSY);
 	assert_non_null(strstr(e.msg, "another aditd uses the folder"));
 	store_finish(&mine);
 	load(&mine);
 	assert_int_equal(mine.generation, 2);
-	assert_int_equal(store_undo(dir, &theirs, &e), 0);
+	store_finish(&theirs);
+	load(&theirs);
+	assert_int_equal(store_write(dir, &theirs, "# 3\n", 4, &next, &e), 0);
+	store_drop(dir); /* it was written, and is not wanted */
+	assert_true(store_commit(dir, &next, &e) < 0);
+	store_finish(&next);
 	store_finish(&mine);
 	load(&mine);
-	assert_int_equal(mine.generation, 1);
+	assert_int_equal(mine.generation, 2);
 	store_finish(&mine);
 	store_finish(&theirs);
 }
@@ -169,10 +175,10 @@ static void a_folder_that_cannot_be_written_says_so(void **state)
 	snprintf(dir, sizeof(dir), "%s", top);
 	put_file("file", "x", 0);
 	snprintf(dir, sizeof(dir), "%s/file", top);
-	assert_true(store_save(dir, &old, "x", 1, &s, &e) < 0);
+	assert_true(store_write(dir, &old, "x", 1, &s, &e) < 0);
 	assert_null(s.text);
 	snprintf(dir, sizeof(dir), "%s/no/state", top);
-	assert_int_equal(store_save(dir, &old, "x", 1, &s, &e), -ENOENT);
+	assert_int_equal(store_write(dir, &old, "x", 1, &s, &e), -ENOENT);
 	assert_non_null(strstr(e.msg, "make it, owned by aditd's user, or set state_dir to another folder"));
 }
 
@@ -190,7 +196,8 @@ static void a_kill_leaves_one_of_both(void **state)
 
 		if (pid == 0)
 			for (;;)
-				if (store_load(dir, &s, &e) < 0 || store_save(dir, &s, "policies: []\n", 13, &next, &e) < 0)
+				if (store_load(dir, &s, &e) < 0 || store_write(dir, &s, "policies: []\n", 13, &next, &e) < 0 ||
+				    store_commit(dir, &next, &e) < 0)
 					_exit(1);
 		assert_true(pid > 0);
 		usleep(1000 + i * 137 % 3000);

@@ -18,7 +18,7 @@
 #include <string.h>
 
 #define AGAIN_BATCH 128u /* connections looked at per turn */
-#define AGAIN_ENDS  32u	 /* ended per turn */
+#define AGAIN_ENDS  16u	 /* ended per turn */
 
 /* ---- what a connection was judged by */
 

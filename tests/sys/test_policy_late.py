@@ -20,17 +20,19 @@ class Busy(threading.Thread):
 
     def __init__(self, sock, seed=0, size=3000):
         super().__init__(daemon=True)
-        self.sock, self.data, self.trips, self.end, self.stop = sock, lib.pattern(size, seed), 0, None, False
+        self.sock, self.data, self.trips, self.end, self.stop, self.longest = sock, lib.pattern(size, seed), 0, None, False, 0
         sock.settimeout(lib.TIMEOUT)
         self.start()
 
     def run(self):
         try:
             while not self.stop:
+                begin = time.monotonic()
                 self.sock.sendall(self.data)
                 if lib.recv_exact(self.sock, len(self.data)) != self.data:
                     self.end = "other bytes"
                     return
+                self.longest = max(self.longest, time.monotonic() - begin)
                 self.trips += 1
                 time.sleep(0.002)
         except (ConnectionResetError, BrokenPipeError):
@@ -56,7 +58,7 @@ class Busy(threading.Thread):
 
 def two_listeners(w, node, workers=1, **more):
     """a TCP agent with listeners one and two, by which it can be told who is denied"""
-    back = w.backend(node)
+    back = w.backend(node, backlog=4096)  # Python accepts slowly
     one, two = node.at(), node.at()
     a = w.agent(node, "agent", {"workers": workers, "listeners": [lib.tcp("one", one, "app"), lib.tcp("two", two, "@inner"), lib.internal("inner", "app")],
                                 "clusters": [lib.cluster("app", back.where)], **more})
@@ -280,8 +282,17 @@ def test_many(w, node):
     busy = Busy(w.app(one))
     stay, go = [w.app(one) for _ in range(n)], [w.app(two) for _ in range(n)]
     a.until("connections", 2 * n + 1)
-    busy.more()
+    back = w.backends[0]
+    lib.wait_for(lambda: len(back.conns) == 2 * n + 1, "all are at the backend")
+    many = [deny(f"p{i}", {"namespace": f"ns{i}", "destination_port": 1000 + i}) for i in range(5000 // lib.SLOW)]
+    policies.apply(a, *many)
+    time.sleep(1)
+    policies.apply(a, deny("nobody", {"source_ip": "10.9.0.0/16"}))
+    busy.longest = 0
+    busy.more(200)
+    assert busy.longest < 1, "it stood still while all were judged"
     policies.apply(a, deny("no-two", {"listener": "two"}))
+    busy.more(200)
     a.until("connections", n + 1)
     a.until("late_denied", n)
     assert all(lib.ending(s) == "rst" for s in go[:: n // 100])

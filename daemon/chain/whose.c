@@ -14,6 +14,7 @@
 #include "chain/daemon.h"
 #include "chain/inspect.h"
 #include "chain/snapshot.h"
+#include "codec/spiffe.h"
 #include "net/sock.h"
 #include "policy/workload.h"
 #include <netinet/tcp.h>
@@ -72,10 +73,26 @@ static void probe(const struct config *cfg)
 	whose_finish(&x);
 }
 
+/* a peer flags metadata that contradicts the certificate (row A12) */
+static void contradictions(const struct snapshot *s)
+{
+	for (uint32_t i = 0; i < s->cfg->n_workloads; i++) {
+		const struct cfg_workload *l = &s->cfg->workloads[i];
+		const struct tls_ctx *t = snapshot_tls(s, l->identity);
+		struct spiffe id;
+
+		if (t && l->node.namespace_ && spiffe_parse(tls_ctx_id(t), strlen(tls_ctx_id(t)), &id, NULL) == 0 && id.ns.n &&
+		    !slice_is(id.ns, l->node.namespace_))
+			log_warn(LA_MAIN, "workload '%s': its namespace is '%s', and its certificate says %s: peers will mark it as a mismatch",
+				 l->name, l->node.namespace_, tls_ctx_id(t));
+	}
+}
+
 int workloads_prepare(struct snapshot *next, const struct snapshot *old, struct err *reterr)
 {
 	const struct config *cfg = next->cfg;
 
+	workloads_release(next); /* an earlier attempt at the swap failed */
 	next->workloads = calloc(cfg->n_workloads + 1u, sizeof(struct workload_counts *));
 	if (!next->workloads)
 		return err_set(reterr, -ENOMEM, "out of memory");
@@ -92,6 +109,7 @@ int workloads_prepare(struct snapshot *next, const struct snapshot *old, struct 
 			return err_set(reterr, -ENOMEM, "out of memory");
 	}
 	probe(cfg);
+	contradictions(next);
 	return 0;
 }
 
@@ -206,8 +224,16 @@ static void ask(struct conn *c, struct workload_facts *f)
 	c->cgroup = got.cgroup;
 }
 
+/*
+ * A claim that nobody took may lie under the addresses of a later connection. The capture takes it away when the next one is made, but
+ * only below the cgroup that it is attached to: elsewhere the kernel is asked.
+ */
 void whose_captured(struct conn *c, const struct capture_claim *claim)
 {
+	const char *top = c->snap->cfg->kernel.cgroup;
+
+	if (top && strcmp(top, "/"))
+		return;
 	c->claimed = c->has_uid = true;
 	c->uid = claim->uid;
 	c->cgroup = claim->cgroup;

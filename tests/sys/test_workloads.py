@@ -12,6 +12,7 @@ import h2raw
 import lib
 from app import App, Cgroup, Refused, cgroup_mount
 from test_capture import pin  # noqa: F401
+from test_netns import named  # noqa: F401
 
 SA = "spiffe://cluster.local/ns/test/sa/"
 UIDS = {"blue": 4101, "green": 4102, "red": 4103}
@@ -608,3 +609,34 @@ def test_explain_knows_the_workload(cell):
     assert got["blue"]["workload"]["name"] == "blue" and got["blue"]["cluster"]["identity"] == SA + "blue" and got["blue"]["verdict"] == "go"
     assert got["green"]["verdict"] == "denied"
     assert got["red"]["workload"]["name"] is None and got["red"]["verdict"] == "identity" and "identity_default" in got["red"]["why"]
+
+
+@pytest.mark.rows("A06")
+def test_in_another_network_namespace(w, named):  # noqa: F811
+    """the kernel is asked where the listener is"""
+    there = named("workloads")
+    back = w.backend(there)
+    tun, listen = there.at(15008), there.at(15001)
+    server = w.agent(there, "server", {"identities": [w.certs.identity("server")], "listeners": [lib.tunnel("inbound", tun, "app")],
+                                       "clusters": [lib.cluster("app", back.where)]})
+    w.agent(w.node(), "client", {
+        "identities": [w.certs.identity(n) for n in ("blue", "green")], "listeners": [lib.tcp("in", listen, "far", netns=there.name)],
+        "clusters": [lib.far("far", tun, authority=back.where, netns=there.name, identity="workload")],
+        "workloads": [{"name": n, "identity": n, "match": {"uids": UIDS[n]}} for n in ("blue", "green")]})
+    host, port = lib.split(listen)
+    for n in ("blue", "green"):
+        app = App(there, None, UIDS[n])
+        app.run(f"s = dial({host!r}, {port}); s.sendall(b'x'); _ = exact(s, 1).decode(); s.close()")
+        app.close()
+    assert sorted(t["peer_identity"] for t in server.tunnels("in")) == [SA + "blue", SA + "green"]
+
+
+@pytest.mark.rows("A12")
+def test_a_namespace_that_its_certificate_contradicts_is_warned_of(cell):
+    """and flagged by the peer"""
+    server = cell.peer()
+    client = cell.agent([{"name": "blue", "identity": "blue", "match": {"uids": UIDS["blue"]}, "namespace": "elsewhere"}])
+    client.logged("its namespace is 'elsewhere', and its certificate says " + SA + "blue")
+    cell.say("uid", "blue")
+    row, = server.access(1)
+    assert row["src_identity"] == SA + "blue" and row["mismatch"] is True and server.stat("metadata_mismatch") == 1

@@ -136,6 +136,87 @@ static void addresses_and_clusters_have_tunnels_of_their_own(void **state)
 	assert_ptr_not_equal(cl[4].t, cl[0].t);
 }
 
+static int get_as(unsigned int i, const struct cfg_identity *id)
+{
+	cl[i].w.ready = ready;
+	return pool_get(&pool, &peer[0].at, id, &cl[i].w, &cl[i].waited);
+}
+
+/* row A06: the same cluster, the same address; a name is an identity, whatever configuration it stands in */
+static void identities_have_tunnels_of_their_own(void **state)
+{
+	struct cfg_identity blue = {.name = "blue"}, green = {.name = "green"}, again = {.name = "blue"};
+	struct pool_look look;
+
+	(void)state;
+	cluster.by_workload = true;
+	for (unsigned int i = 0; i < 12; i++)
+		assert_int_equal(get_as(i, i % 3 == 0 ? &blue : i % 3 == 1 ? &green : &again), 0);
+	settle();
+	assert_int_equal(opened(0, 12), 12);
+	assert_int_equal(links(&peer[0]), 2);
+	for (unsigned int i = 2; i < 12; i++) {
+		assert_ptr_equal(cl[i].t, cl[i % 3 == 1].t);
+		assert_ptr_not_equal(cl[i].t, cl[i % 3 != 1].t);
+	}
+	pool_look(&pool, &peer[0].at, &green, &look);
+	assert_int_equal(look.streams, 4);
+	pool_look(&pool, &peer[0].at, &again, &look);
+	assert_int_equal(look.streams, 8);
+	pool_look(&pool, &peer[0].at, NULL, &look);
+	assert_int_equal(look.open, 0);
+}
+
+/* where the cluster fixes it, who asks does not matter */
+static void a_fixed_identity_is_for_all(void **state)
+{
+	struct cfg_identity blue = {.name = "blue"}, green = {.name = "green"};
+
+	(void)state;
+	for (unsigned int i = 0; i < 6; i++)
+		assert_int_equal(get_as(i, i % 2 ? &blue : &green), 0);
+	settle();
+	assert_int_equal(opened(0, 6), 6);
+	assert_int_equal(links(&peer[0]), 1);
+}
+
+/* an identity that is not in the new configuration: its tunnels take no new streams and end, who waits is told; others go on */
+static void an_identity_that_is_gone_has_no_new_streams(void **state)
+{
+	struct cfg_identity blue = {.name = "blue"}, green = {.name = "green"}, left[] = {{.name = "green"}};
+	struct config next = cfg;
+	struct snapshot *snap = aligned_alloc(64, sizeof(*snap) + sizeof(struct snapshot_users));
+
+	(void)state;
+	assert_non_null(snap);
+	memset(snap, 0, sizeof(*snap) + sizeof(struct snapshot_users));
+	next.identities = left;
+	next.n_identities = 1;
+	snap->cfg = &next;
+	snap->n_workers = 1;
+	cluster.by_workload = true;
+	assert_int_equal(get_as(0, &blue), 0);
+	assert_int_equal(get_as(1, &green), 0);
+	settle();
+	assert_int_equal(opened(0, 2), 2);
+	pool_adopt(&pool, snap, &cluster, false);
+	assert_int_equal(cl[0].t->state, TUNNEL_DRAINING);
+	assert_int_equal(cl[1].t->state, TUNNEL_OPEN);
+	assert_int_equal(get_as(2, &green), 0);
+	settle();
+	assert_ptr_equal(cl[2].t, cl[1].t);
+	end(0);
+	settle();
+	assert_int_equal(links(&peer[0]), 1);
+	for (unsigned int i = 1; i < 3; i++)
+		end(i);
+	settle();
+	tunnels_finish(&ts);
+	assert_int_equal(snapshot_used(snap), 0);
+	tunnels_init(&ts, &l, 100, &hooks, NULL);
+	free(snap);
+}
+
 static void streams_reach_the_peer_in_order_over_several_tunnels(void **state)
 {
 	char want[1000] = "", *p = want;
@@ -288,6 +369,9 @@ int main(void)
 		T(a_limit_that_changes_counts),
 		T(the_fullest_is_filled_first),
 		T(addresses_and_clusters_have_tunnels_of_their_own),
+		T(identities_have_tunnels_of_their_own),
+		T(a_fixed_identity_is_for_all),
+		T(an_identity_that_is_gone_has_no_new_streams),
 		T(streams_reach_the_peer_in_order_over_several_tunnels),
 		T(who_waits_is_served_in_order_when_a_stream_ends),
 		T(the_queue_is_bounded),

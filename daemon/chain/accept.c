@@ -406,8 +406,8 @@ static void accept_pause(struct listener *s)
 	timer_arm(&s->w->loop.timers, &s->resume, s->w->loop.now_ms + PAUSE_MS);
 }
 
-/* Return: false when nobody waits, or nobody can be taken now */
-static bool accept_some(struct listener *s)
+/* @from: the listener's socket, or one more that it was given. Return: false when nobody waits, or nobody can be taken now */
+static bool accept_some(struct listener *s, int from)
 {
 	struct worker *w = s->w;
 	struct addr peer;
@@ -416,7 +416,7 @@ static bool accept_some(struct listener *s)
 	if (shed_pauses(w) && s->fd >= 0 && !s->paused)
 		accept_pause(s);
 	for (int i = 0; i < ACCEPTS && s->fd >= 0 && !s->paused; i++) {
-		fd = sock_accept(s->fd, &peer);
+		fd = sock_accept(from, &peer);
 		stats_inc(&w->loop.stats, ST_SYS_OTHER);
 		if (fd == -EAGAIN)
 			return false;
@@ -439,12 +439,17 @@ static bool accept_some(struct listener *s)
 void accept_event(struct worker *w, uint32_t slot)
 {
 	if (w->listeners[slot])
-		(void)accept_some(w->listeners[slot]);
+		(void)accept_some(w->listeners[slot], w->listeners[slot]->fd);
 }
 
 void accept_all(struct listener *s)
 {
-	for (int i = 0; i < ACCEPT_ALL && accept_some(s); i++)
+	accept_all_of(s, s->fd);
+}
+
+void accept_all_of(struct listener *s, int from)
+{
+	for (int i = 0; i < ACCEPT_ALL && accept_some(s, from); i++)
 		;
 }
 

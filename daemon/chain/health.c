@@ -152,18 +152,26 @@ void health_release(struct health *h)
 	pthread_mutex_unlock(&h->look);
 }
 
+#ifdef __SANITIZE_THREAD__ /* gcc 12's does not know pthread_mutex_clocklock() */
+#define LOCK_CLOCK		 CLOCK_REALTIME
+#define LOCK_UNTIL(m, clock, ts) pthread_mutex_timedlock(m, ts)
+#else
+#define LOCK_CLOCK		 CLOCK_MONOTONIC
+#define LOCK_UNTIL(m, clock, ts) pthread_mutex_clocklock(m, clock, ts)
+#endif
+
 bool health_try(struct health *h, uint64_t ms)
 {
 	struct timespec ts;
 
-	clock_gettime(CLOCK_MONOTONIC, &ts);
+	clock_gettime(LOCK_CLOCK, &ts);
 	ts.tv_sec += (time_t)(ms / 1000);
 	ts.tv_nsec += (long)(ms % 1000) * 1000000;
 	if (ts.tv_nsec >= 1000000000) {
 		ts.tv_sec++;
 		ts.tv_nsec -= 1000000000;
 	}
-	return pthread_mutex_clocklock(&h->look, CLOCK_MONOTONIC, &ts) == 0;
+	return LOCK_UNTIL(&h->look, LOCK_CLOCK, &ts) == 0;
 }
 
 /* ---- watching ---- */

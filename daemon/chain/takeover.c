@@ -17,6 +17,7 @@
 #include <string.h>
 
 #define SPARE_TICK_MS 20u
+#define PAUSED_MS     10000u /* and who cannot be taken for lack of memory or descriptors waits for so long */
 #define SPARE_MS      1000u /* handshakes that have begun are over by then */
 
 struct spare {
@@ -100,34 +101,33 @@ int takeover_bind(struct daemon *d, const struct cfg_listener *l, struct adopt *
 static void spare_accept(struct worker *w, const struct spare *p)
 {
 	struct listener *s = w->listeners[p->slot];
-	int own;
 
-	if (!s || s->fd < 0 || p->fd < 0)
-		return;
-	own = s->fd;
-	s->fd = p->fd; /* only who accepts looks at it */
-	accept_all(s);
-	s->fd = own;
+	if (s && s->fd >= 0 && p->fd >= 0)
+		accept_all_of(s, p->fd);
 }
 
 static void look(struct timer *t, void *arg)
 {
 	struct worker *w = arg;
 	struct spares *sp = w->d->spares;
-	bool over = w->loop.now_ms >= sp->end_ms || w->draining;
+	bool over = w->loop.now_ms >= sp->end_ms || w->draining, more = false;
 
 	for (uint32_t i = 0; i < sp->n; i++) {
 		struct spare *p = &sp->s[i];
 		struct listener *s = w->listeners[p->slot];
 
 		spare_accept(w, p);
-		if (!over || p->fd < 0)
+		if (p->fd < 0)
 			continue;
+		if (!over || (s && s->paused && !w->draining && w->loop.now_ms < sp->end_ms + PAUSED_MS)) {
+			more = true;
+			continue;
+		}
 		close(fd_take(&p->fd));
 		if (s && s->fd >= 0 && (s->cfg->type != LISTENER_TCP || s->cfg->spread != SPREAD_SOURCE))
 			(void)sock_spread_plain(s->fd);
 	}
-	if (!over)
+	if (more)
 		timer_arm(&w->loop.timers, t, w->loop.now_ms + SPARE_TICK_MS);
 }
 

@@ -137,6 +137,7 @@ void places_finish(struct worker *w);
 void accept_event(struct worker *w, uint32_t slot);
 /** accept_all() - whoever waits in the queue: the socket is about to be closed */
 void accept_all(struct listener *s);
+void accept_all_of(struct listener *s, int from); /* in the queue of this socket, which is another of the listener's */
 void accept_resume(struct timer *t, void *listener);
 /* ---- objects.c: run-time objects; made by the main thread, used and freed by the worker ---- */
 struct listener *listener_new(struct worker *w, const struct cfg_listener *l);

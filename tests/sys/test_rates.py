@@ -221,3 +221,43 @@ def test_rate_of_tunnels(w, node):
     assert row(a, "listener", "inbound")["refused_tunnels"] == 12 - len(good)
     assert limited(a, "listener", "inbound", "tunnel_rate") == 12 - len(good)
     a.logged("tunnel_rate is exceeded")
+
+
+@pytest.mark.san
+@pytest.mark.rows("limits", "9: reload")
+def test_limits_change_by_reload(w, node):
+    """the counts go on: nobody gets a fresh burst, who is in stays, new limits count at once, a removed one no more"""
+    back = w.backend(node)
+    each = {"name": "each", "max_connections": 3, "rate": {"per_second": 1, "burst": 4}}
+    a = server_agent(w, node, clusters=[lib.cluster("app", back.where)], inbound={"rate": {"per_second": 1, "burst": 30}},
+                     limits={"principals": [each]})
+    h = w.h2_client(node, a.tunnel, "blue")
+    assert [status(h) for _ in range(4)] == [200, 200, 200, 503]
+
+    def reload(**limits):
+        a.config["limits"] = limits
+        a.write()
+        a.ctl("reload", as_json=False)
+    reload(principals=[dict(each, max_connections=10)])
+    got = [status(h) for _ in range(6)]
+    assert got[0] == 200 and got.count(429) >= 4, got  # one place and one token were left, and no new burst
+    assert row(a, "principal", "each")["active"] >= 4
+    reload(principals=[dict(each, max_connections=2, rate={"per_second": 1000})])
+    assert status(h) == 503 and row(a, "principal", "each")["active"] >= 4
+    reload(principals=[dict(each, max_connections=0, rate={"per_second": 1000, "burst": 1000})])
+    lib.wait_for(lambda: status(h) == 200, "the empty bucket fills with the new rate", 2, 0.05)  # not in the seconds that the old one would take
+    assert [status(h) for _ in range(4)] == [200] * 4
+    before = row(a, "principal", "each")
+    assert before["refused_connections"] == 2 and before["overflowed"] == 0 and before["refused_rate"] >= 4 and before["active"] >= 9
+    reload()
+    assert [status(h) for _ in range(3)] == [200] * 3
+    assert not [r for r in a.ctl("limits")["limits"] if r["at"] == "principal"]
+    a.config["listeners"][0]["rate"] = {"per_second": 1, "burst": 1}
+    a.write()
+    a.ctl("reload", as_json=False)
+    got = [status(h) for _ in range(4)]
+    assert got.count(429) >= 3, got
+    a.config["listeners"][0].pop("rate")
+    reload(principals=[each])
+    assert row(a, "principal", "each")["active"] == 0  # a class of that name, made anew; those that are in were counted by the other
+    assert status(h) == 200

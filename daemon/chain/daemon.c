@@ -53,9 +53,10 @@ static int workers_create(struct daemon *d, struct adopt *set, struct err *reter
 
 	d->workers = aligned_alloc(64, d->n_workers * sizeof(*d->workers));
 	d->rings = calloc(d->n_workers, sizeof(*d->rings));
+	if (d->workers)
+		memset(d->workers, 0, d->n_workers * sizeof(*d->workers));
 	if (!d->workers || !d->rings)
 		return err_set(reterr, -ENOMEM, "out of memory");
-	memset(d->workers, 0, d->n_workers * sizeof(*d->workers));
 	for (uint32_t i = 0; r == 0 && i < d->n_workers; i++) {
 		r = worker_init(&d->workers[i], d, i);
 		d->rings[i] = &d->workers[i].access;

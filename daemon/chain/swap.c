@@ -193,13 +193,9 @@ static int prepare(struct swap *s, struct err *reterr)
 /* have all workers taken it? */
 bool swap_settle(struct daemon *d, uint32_t ms)
 {
-	uint32_t ran = 0;
-
 	if (!d->swap)
 		return true;
-	for (uint32_t i = 0; i < d->n_workers; i++)
-		ran += d->workers[i].started;
-	for (uint32_t t = 0; atomic_load_explicit(&d->swap->taken, memory_order_acquire) < ran; t++) {
+	for (uint32_t t = 0; atomic_load_explicit(&d->swap->taken, memory_order_acquire) < d->n_workers; t++) {
 		if (t >= ms)
 			return false;
 		wait_ms(1);
@@ -229,7 +225,11 @@ static void go(struct swap *s)
 	for (uint32_t i = 0; i < d->n_workers; i++) {
 		s->orders[i].order.run = swap_take;
 		s->orders[i].s = s;
-		while (d->workers[i].started && !loop_post(&d->workers[i].loop, &s->orders[i].order))
+		if (!d->workers[i].started) { /* it has not begun: it is nobody's yet */
+			swap_take(&s->orders[i].order, &d->workers[i]);
+			continue;
+		}
+		while (!loop_post(&d->workers[i].loop, &s->orders[i].order))
 			wait_ms(1);
 	}
 }

@@ -165,7 +165,9 @@ static void failed_log(struct conn *c)
 	if (c->ending == END_SRC_RESET || c->ending == END_SRC_TUNNEL || c->ending == END_SHUTDOWN || c->ending == END_NO_TUNNEL ||
 	    !log_rate_text(&c->w->failed_log, c->w->loop.now_ms, FAIL_LOG_MS, more))
 		return;
-	log_warn(LA_CHAIN, "connection %llu from %s at listener '%s' failed: %s%s%s%s", (unsigned long long)c->id, addr_str(&c->src, src),
+	addr_str(&c->src, src);
+	log_about(LOG_WARN, LA_CHAIN, (&(struct log_about){ .conn = c->id, .peer = src }),
+		  "connection %llu from %s at listener '%s' failed: %s%s%s%s", (unsigned long long)c->id, src,
 		 c->snap->cfg->listeners[c->stages.id[0]].name, table[c->ending].text, c->why ? ": " : "", c->why ? c->why : "", more);
 }
 

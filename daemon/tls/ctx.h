@@ -108,6 +108,8 @@ int tls_id_check(const struct tls_ctx *t, const char *id, const char *const *ids
 int tls_explain(struct WOLFSSL *ssl, int ret, const struct tls_ctx *t, const struct tls_frames *f, struct err *reterr);
 /** tls_alert_explain() - an alert from the peer; @t: ours, for what is wrong with our own certificate. Return: -EACCES. */
 int tls_alert_explain(int code, const struct tls_ctx *t, struct err *reterr);
+/** tls_own_fault() - "; our certificate expired 12 minutes ago: renew it", or ""; valid until the next call in this thread */
+const char *tls_own_fault(const struct tls_ctx *t);
 /** tls_alert_hint() - what an alert from the peer means for the operator; static text */
 const char *tls_alert_hint(int code);
 /** tls_foreign() - who a peer is that should speak TLS, by its first bytes; NULL: TLS, or who knows. Static text. */

@@ -122,9 +122,9 @@ static int no_signer(const struct tls_ctx *t, struct err *reterr)
 {
 	const char *have = t ? tls_ctx_ca_text(t) : NULL;
 
-	return err_set(reterr, -EACCES, "peer's certificate%s%s is not signed by our CA: it is by %s, we have %s; add the peer's CA to 'ca' of "
+	return err_set(reterr, -EACCES, "peer's certificate%s%s%s is not signed by our CA: it is by %s, we have %s; add the peer's CA to 'ca' of "
 					"the identity, or is this a peer of another mesh?",
-		       noted.who[0] ? ", " : "", noted.who, noted.issuer[0] ? noted.issuer : "another", have ? have : "others");
+		       noted.who[0] ? ", " : "", noted.who, noted.who[0] ? "," : "", noted.issuer[0] ? noted.issuer : "another", have ? have : "others");
 }
 
 /* ---- what the peer says of ours ---- */
@@ -152,7 +152,7 @@ const char *tls_alert_hint(int code)
 	case 120:
 		return "the peer does not speak h2 (ALPN): is it an HBONE agent?";
 	case 70:
-		return "the peer does not speak TLS 1.3";
+		return "the peer does not speak TLS 1.3: it is no HBONE agent, or the port is wrong";
 	case 40:
 		return "no common cipher or parameter: compare 'ciphers' of both sides";
 	case 80:
@@ -161,17 +161,30 @@ const char *tls_alert_hint(int code)
 	return "the peer refused the handshake";
 }
 
+const char *tls_own_fault(const struct tls_ctx *t)
+{
+	static _Thread_local char text[160];
+	int64_t now = (int64_t)time(NULL);
+	int64_t from = t ? (int64_t)tls_ctx_not_before(t) : 0, to = t ? (int64_t)tls_ctx_not_after(t) : 0;
+	char ago[TLS_AGO];
+
+	text[0] = '\0';
+	if (to && now > to)
+		snprintf(text, sizeof(text), "; our certificate expired %s ago: renew it", tls_ago(now - to, ago));
+	else if (from > now)
+		snprintf(text, sizeof(text), "; our certificate is valid only in %s: this node's clock is behind, or the issuer's ahead",
+			 tls_ago(from - now, ago));
+	return text;
+}
+
 int tls_alert_explain(int code, const struct tls_ctx *t, struct err *reterr)
 {
 	int64_t now = (int64_t)time(NULL);
 	int64_t from = t ? (int64_t)tls_ctx_not_before(t) : 0, to = t ? (int64_t)tls_ctx_not_after(t) : 0;
 	char ago[TLS_AGO], more[160] = "";
 
-	if (to && now > to)
-		snprintf(more, sizeof(more), "; our certificate expired %s ago: renew it", tls_ago(now - to, ago));
-	else if (from > now)
-		snprintf(more, sizeof(more), "; our certificate is valid only in %s: this node's clock is behind, or the issuer's ahead",
-			 tls_ago(from - now, ago));
+	if (*tls_own_fault(t))
+		snprintf(more, sizeof(more), "%s", tls_own_fault(t));
 	else if (code == 45 && to)
 		snprintf(more, sizeof(more), "; by our clock it is valid for %s more: is the peer's clock ahead?", tls_ago(to - now, ago));
 	else if ((code == 42 || code == 46) && from && now - from < 3600)
@@ -257,7 +270,8 @@ static int explain(struct WOLFSSL *ssl, int ret, const struct tls_ctx *t, const 
 	case SOCKET_ERROR_E: /* what wolfSSL says for FIN and RST alike, since its callbacks report them */
 	case SOCKET_PEER_CLOSED_E:
 		return err_set(reterr, -ECONNRESET, "peer closed the connection during the handshake%s",
-			       f && f->n_first ? ": its log says why" : ", without a byte: is it an HBONE agent, or a firewall or load balancer?");
+			       *tls_own_fault(t)   ? tls_own_fault(t) :
+			       f && f->n_first	   ? ": its log says why" : ", without a byte: is it an HBONE agent, or a firewall or load balancer?");
 	}
 	wolfSSL_get_alert_history(ssl, &h);
 	if (h.last_rx.code > 0)

@@ -401,6 +401,15 @@ static const char *lost_why(struct tunnel *t, ssize_t n)
 		return t->why.msg; /* its GOAWAY said it */
 	if (n == -EPROTO)
 		return tunnel_broke(t);
+	if (!t->h2.settled) { /* it never said a word of HTTP/2 */
+		const char *who = tls_unexpected(t->h2.first, t->h2.n_first), *own = tls_own_fault(t->rec.tls);
+
+		if (who)
+			return who;
+		err_set(&t->why, 0, "%s right after the connection was made%s", n == 0 ? "closed by the peer" : strerror((int)-n),
+			*own ? own : t->server ? ": its log says why" : ": it does not take us, or is no HBONE agent; its log says why");
+		return t->why.msg;
+	}
 	return n == 0 ? "closed by the peer with streams open" : strerror((int)-n);
 }
 
@@ -414,7 +423,7 @@ static void read_once(struct tunnel *t)
 	t->all->hooks->batch(t->all->owner);
 	if (n > 0 || n == -EAGAIN || t->h2.dead)
 		return;
-	if (n == 0 && t->h2.streams == 0) {
+	if (n == 0 && t->h2.streams == 0 && (t->h2.settled || (t->server && !t->h2.n_first))) { /* or it only knocked */
 		tunnel_close(t, 0, "closed by the peer");
 		return;
 	}

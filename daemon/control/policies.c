@@ -225,7 +225,7 @@ static int commit(struct policies *p, const struct store_text *next, struct err 
 	int r = p->host.install(p->host.arg, next->path, next->text, next->n, e);
 
 	if (r < 0) {
-		store_drop(p->dir);
+		store_drop(next);
 		return r;
 	}
 	r = store_commit(p->dir, next, e);
@@ -244,7 +244,7 @@ static int replace(struct policies *p, const struct text *body, struct err *e)
 		return r == -ENOMEM || r == -EFBIG ? r : -EROFS;
 	r = doc_parse(next.path, next.text, next.n, DOC_APPLY, &d, e);
 	if (r < 0) {
-		store_drop(p->dir);
+		store_drop(&next);
 	} else {
 		r = commit(p, &next, e);
 		if (r < 0)

@@ -33,6 +33,7 @@ static int path_of(const char *dir, const char *name, char **ret, struct err *e)
 void store_finish(struct store_text *s)
 {
 	free(s->path);
+	free(s->temp);
 	free(s->text);
 	*s = (struct store_text){NULL};
 }
@@ -195,37 +196,22 @@ static int put(const char *temp, const char *text, size_t n)
 	return r;
 }
 
-void store_drop(const char *dir)
+void store_drop(const struct store_text *s)
 {
-	AUTO_FREE char *temp = NULL;
-
-	if (path_of(dir, STORE_TEMP, &temp, NULL) == 0)
-		unlink(temp);
+	unlink(s->temp);
 }
 
 int store_commit(const char *dir, const struct store_text *s, struct err *reterr)
 {
-	AUTO_FREE char *temp = NULL;
-	int r = path_of(dir, STORE_TEMP, &temp, reterr);
+	int r = 0;
 
-	if (r == 0 && rename(temp, s->path) < 0) {
+	if (rename(s->temp, s->path) < 0) {
 		r = err_set(reterr, -errno, "%s: %s", s->path, strerror(errno));
-		unlink(temp);
+		unlink(s->temp);
 	}
 	if (r == 0)
 		(void)folder_sync(dir); /* it is there, whatever this says: a crash of the machine decides */
 	return r;
-}
-
-static int beside(const char *dir, const struct store_text *s, struct err *e)
-{
-	AUTO_FREE char *temp = NULL;
-	int r = path_of(dir, STORE_TEMP, &temp, e);
-
-	if (r < 0)
-		return r;
-	r = put(temp, s->text, s->n);
-	return r < 0 ? err_set(e, r, "%s cannot be written: %s; nothing was changed", temp, strerror(-r)) : 0;
 }
 
 int store_write(const char *dir, const struct store_text *old, const char *body, size_t n, struct store_text *ret, struct err *reterr)
@@ -256,11 +242,15 @@ int store_write(const char *dir, const struct store_text *old, const char *body,
 	s.n = len + n;
 	s.text = malloc(s.n + 1);
 	r = s.text ? path_of(dir, STORE_FILE, &s.path, reterr) : err_set(reterr, -ENOMEM, "out of memory");
+	if (r == 0)
+		r = path_of(dir, STORE_TEMP, &s.temp, reterr);
 	if (r == 0) {
 		memcpy(s.text, head, len);
 		memcpy(s.text + len, body, n);
 		s.text[s.n] = '\0';
-		r = beside(dir, &s, reterr);
+		r = put(s.temp, s.text, s.n);
+		if (r < 0)
+			r = err_set(reterr, r, "%s cannot be written: %s; nothing was changed", s.temp, strerror(-r));
 	}
 	if (r < 0)
 		store_finish(&s);

@@ -12,6 +12,7 @@
 /** struct store_text - the file as it is; zeroed: there is none yet */
 struct store_text {
 	char *path; /* DIR/policies.yaml */
+	char *temp; /* what is written first; only of store_write() */
 	char *text; /* NUL-terminated, with its first line, so that places in messages are the file's; NULL: no file */
 	size_t n;
 	uint64_t generation; /* of the last change; 0: never changed */
@@ -29,7 +30,7 @@ int store_load(const char *dir, struct store_text *ret, struct err *reterr);
 int store_write(const char *dir, const struct store_text *old, const char *body, size_t n, struct store_text *ret, struct err *reterr);
 /** store_commit() - what was written takes its place, at once. Return: 0, or -errno with the sentence: then it is dropped. */
 int store_commit(const char *dir, const struct store_text *s, struct err *reterr);
-void store_drop(const char *dir);
+void store_drop(const struct store_text *s);
 void store_finish(struct store_text *s);
 
 /** store_folder() - make @dir (0700) unless it is there, and see that nobody else may write to it. Return: 0 or -errno with the sentence. */

@@ -157,7 +157,7 @@ static void two_daemons_do_not_undo_each_other(void **state)
 	store_finish(&theirs);
 	load(&theirs);
 	assert_int_equal(store_write(dir, &theirs, "# 3\n", 4, &next, &e), 0);
-	store_drop(dir); /* it was written, and is not wanted */
+	store_drop(&next); /* it was written, and is not wanted */
 	assert_true(store_commit(dir, &next, &e) < 0);
 	store_finish(&next);
 	store_finish(&mine);

@@ -95,8 +95,11 @@ static void write_down(struct control *ctl, const struct audit_entry *e)
 {
 	struct err why = {""};
 
-	if (audit_write(ctl->audit, e, &why) < 0)
-		log_err(LA_MAIN, "not in the audit log: %s by uid %u, pid %d: %s", e->what, e->uid, e->pid, why.msg);
+	if (audit_write(ctl->audit, e, &why) == 0)
+		ctl->audit_failed = false;
+	else if (!ctl->audit_failed) /* once: there may never have been a folder */
+		log_warn(LA_MAIN, "not in the audit log, nor is what follows: %s by uid %u, pid %d: %s", e->what, e->uid, e->pid, why.msg);
+	ctl->audit_failed |= *why.msg != '\0';
 }
 
 static void audit(void *arg, const struct admin_act *act)
@@ -138,6 +141,12 @@ void applied_signal(struct control *ctl, const struct signalfd_siginfo *si, int 
 	snprintf(what, sizeof(what), "SIG%s", sigabbrev_np((int)si->ssi_signo));
 	entry.what = what;
 	write_down(ctl, &entry);
+}
+
+void applied_own(struct control *ctl, const char *what, int r, const struct err *e)
+{
+	write_down(ctl, &(struct audit_entry){
+				.pid = getpid(), .uid = geteuid(), .gid = getegid(), .what = what, .done = r >= 0, .error = r < 0 ? e->msg : NULL});
 }
 
 /* ---- start and end */

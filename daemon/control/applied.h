@@ -17,3 +17,5 @@ void applied_close(struct control *ctl); /* zeroed memory is fine */
 void applied_ops(struct control *ctl, struct policy_ops *ret);
 /** applied_signal() - a signal changed something, or (@r < 0) was refused with @e: to the audit log, with its sender */
 void applied_signal(struct control *ctl, const struct signalfd_siginfo *si, int r, const struct err *e);
+/** applied_own() - the same for what aditd did by itself: files that are watched have changed */
+void applied_own(struct control *ctl, const char *what, int r, const struct err *e);

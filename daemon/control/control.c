@@ -137,7 +137,7 @@ static void files_changed(void *arg)
 {
 	struct err e = {""};
 
-	(void)control_reload(arg, "changed files", NULL, &e); /* it says what comes of it */
+	applied_own(arg, "changed files", control_reload(arg, "changed files", NULL, &e), &e); /* it says what comes of it */
 }
 
 /* what is watched: the file and conf.d beside it; nothing, unless so configured */

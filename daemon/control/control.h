@@ -23,6 +23,7 @@ struct control {
 	struct config_source applied;  /* policies of the state folder, in force; text NULL: none */
 	struct policies *policies;     /* what keeps them, and who changed what: applied.c */
 	struct audit *audit;
+	bool audit_failed;	       /* that was said */
 	struct creds *creds;	       /* the identities' files: creds.h */
 	const struct config *boot;     /* the first configuration: it stays as long as the daemon */
 	struct watch *watch;	       /* of the files; NULL: not watched */

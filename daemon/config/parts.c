@@ -57,6 +57,16 @@ static int compare(const void *x, const void *y)
 	return r ? r : compare_text(a->key, b->key);
 }
 
+/* the first of them that matches wins */
+static uint64_t names_hash(const struct tree_node *list)
+{
+	uint64_t h = 0;
+
+	for (const struct tree_entry *i = list->first; i; i = i->next)
+		h = XXH3_64bits_withSeed(name_of(i->value), strlen(name_of(i->value)), h);
+	return h;
+}
+
 static bool is_list_of_maps(const struct tree_node *n)
 {
 	return n->kind == TREE_LIST && n->first && n->first->value->kind == TREE_MAP;
@@ -80,6 +90,11 @@ static uint32_t flatten(struct build *b, const struct tree_node *root, struct cf
 			for (const struct tree_entry *k = i->value->first; k && i->value->kind == TREE_MAP; k = k->next, n++)
 				if (out)
 					out[n] = (struct cfg_part){section, name_of(i->value), k->key->text, tree_hash(k->value)};
+		if (strcmp(section, "workloads") != 0)
+			continue;
+		if (out)
+			out[n] = (struct cfg_part){section, NULL, "order", names_hash(s->value)};
+		n++;
 	}
 	(void)b;
 	return n;

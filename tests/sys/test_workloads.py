@@ -640,3 +640,16 @@ def test_a_namespace_that_its_certificate_contradicts_is_warned_of(cell):
     cell.say("uid", "blue")
     row, = server.access(1)
     assert row["src_identity"] == SA + "blue" and row["mismatch"] is True and server.stat("metadata_mismatch") == 1
+
+
+@pytest.mark.rows("C14", "A06")
+def test_another_order_is_a_change(cell):
+    server = cell.peer()
+    client = cell.agent([{"name": "a", "identity": "blue", "match": {"uids": UIDS["blue"]}}, {"name": "b", "identity": "green", "match": {"source": "127.0.0.0/8"}}])
+    cell.say("uid", "blue")
+    client.config["workloads"].reverse()
+    client.write()
+    text = client.ctl("reload", as_json=False)
+    assert text == "~ workloads\n"
+    cell.say("uid", "blue")
+    assert [r["src_workload"] for r in server.access(2)] == ["a", "b"]

@@ -490,6 +490,36 @@ static void a_namespace_that_is_not_there_is_no_connect(void **state)
 	assert_non_null(strstr(e.msg, "no-such-namespace"));
 }
 
+static void a_bounded_socket_holds_little_until_it_is_set_free(void **state)
+{
+	static uint8_t block[1 << 20];
+	struct addr a = addr_of("127.0.0.1:0");
+	int l = listen_on(&a), c = sock_connect(&a), s;
+	int before = 0, bound = 0;
+	struct addr peer;
+	socklen_t n = sizeof(before);
+
+	(void)state;
+	wait_for(l, POLLIN);
+	s = sock_accept(l, &peer);
+	assert_true(c >= 0 && s >= 0);
+	wait_for(c, POLLOUT);
+	assert_int_equal(sock_memory(s), 0);
+	getsockopt(c, SOL_SOCKET, SO_SNDBUF, &before, &n);
+	sock_bound(c, 16384);
+	sock_bound(s, 16384);
+	getsockopt(c, SOL_SOCKET, SO_SNDBUF, &bound, &n);
+	assert_true(bound < before && bound <= 65536);
+	while (send(c, block, sizeof(block), MSG_DONTWAIT) > 0)
+		poll(NULL, 0, 10);
+	assert_in_range(sock_memory(c) + sock_memory(s), 1024, 400000);
+	sock_unbound(c);
+	sock_unbound(s);
+	close(c);
+	close(s);
+	close(l);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -512,6 +542,7 @@ int main(void)
 		cmocka_unit_test(its_family_must_fit),
 		cmocka_unit_test(without_the_right_it_says_which),
 		cmocka_unit_test(a_namespace_that_is_not_there_is_no_connect),
+		cmocka_unit_test(a_bounded_socket_holds_little_until_it_is_set_free),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -4,6 +4,8 @@
 # limit: 200
 . ./lib.sh
 
+PATH=$PATH:$T/tests/vm
+
 mib=40
 group=/sys/fs/cgroup/small
 echo +memory >/sys/fs/cgroup/cgroup.subtree_control

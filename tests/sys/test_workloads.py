@@ -653,3 +653,20 @@ def test_another_order_is_a_change(cell):
     assert text == "~ workloads\n"
     cell.say("uid", "blue")
     assert [r["src_workload"] for r in server.access(2)] == ["a", "b"]
+
+
+@pytest.mark.rows("A06", "A12")
+@pytest.mark.parametrize("default", [None, "client"])
+def test_what_came_by_a_tunnel_is_no_workloads(cell, default):
+    """a peer's address, and what it says in headers, does not make it an application of this node"""
+    cell.peer()
+    tun = cell.node.at()
+    client = cell.agent([{"name": "all", "identity": "blue", "match": {"source": "*"}}], cluster={"identity_default": default} if default else {},
+                        listeners=[lib.tunnel("in", tun, "far", identity="client")])
+    h = cell.w.h2_client(cell.node, tun, tls="green")
+    sid = h.connect(cell.back.where, extra=[("baggage", "k8s.deployment.name=all"), ("forwarded", "for=127.0.0.1:1")])
+    assert h.status(sid) == (200 if default else 401)
+    if default:
+        assert [t["peer_identity"] for t in cell.server.tunnels("in")] == [SA + "client"]
+    else:
+        assert "came by a tunnel" in client.access(1)[0]["error"] and not cell.server.tunnels("in")

@@ -116,7 +116,7 @@ void worker_drain(struct worker *w, uint64_t within_ms, uint64_t jitter_ms)
 	w->drain_start_ms = w->loop.now_ms;
 	w->drain_end_ms = w->loop.now_ms + within_ms;
 	w->drain_jitter_ms = min_u64(jitter_ms, within_ms);
-	w->drain_settle_ms = min_u64(SETTLE_MS, within_ms / 4);
+	w->drain_settle_ms = w->d->sockets_shared ? 0 : min_u64(SETTLE_MS, within_ms / 4);
 	for (uint32_t i = 0; i < LISTENER_SLOTS && !w->d->sockets_shared; i++)
 		if (w->listeners[i] && w->listeners[i]->fd >= 0)
 			sock_listener_quiet(w->listeners[i]->fd);

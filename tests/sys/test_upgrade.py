@@ -17,6 +17,7 @@ import pytest
 
 import lib
 import manager
+import test_bypass
 from app import cgroup_mount
 from test_capture import VIP, Cell, means
 from test_health import get
@@ -412,6 +413,29 @@ def test_steering_goes_on(w, node):
         a = b
     load.more(30)
     load.finish()
+
+
+@pytest.mark.rows("11: upgrade")
+def test_joined_connections(w, node, pin):
+    """what the bypass moves goes on with the old one until it ends; new connections are joined by the new one, in the same maps"""
+    (a,), listen, _ = test_bypass.chain(w, node, pin)
+    s = w.app(listen)
+    test_bypass.trips(s, 40)
+    test_bypass.joined(a)
+    b = took_over(successor(w, a), a)
+    lib.wait_for(lambda: b.ctl("status")["pid"] == b.pid, "the new one answers")
+    test_bypass.trips(s, 40)
+    t = w.app(listen)
+    test_bypass.trips(t, 40)
+    test_bypass.joined(b)
+    lib.fin(s)
+    assert lib.ending(s) == "fin"
+    a.wait(8)
+    test_bypass.trips(t, 40)  # the old one has taken nothing away
+    test_bypass.joined(b)
+    u = w.app(listen)
+    test_bypass.trips(u, 40)
+    assert {r["mover"] for r in b.rows("conn")} == {"bypass"}
 
 
 # ---- the service manager's sockets

@@ -209,14 +209,18 @@ static const char *const doing[] = {
 
 static void say(const struct overload_row *r, uint8_t before)
 {
-	char memory[160] = "";
+	char memory[160] = "", what[64] = "";
 
+	if (r->level) /* those that have it at this level */
+		snprintf(what, sizeof(what), "%s%s%s", r->memory == r->level ? " memory" : "", r->descriptors == r->level ? " descriptors" : "",
+			 r->cpu == r->level ? " CPU" : "");
 	if (r->has_cgroup)
 		snprintf(memory, sizeof(memory), ", %u%% of the cgroup's (%llu of %llu MiB; %llu MiB in sockets)", r->cgroup_share / 100,
 			 (unsigned long long)r->cgroup_used >> 20, (unsigned long long)r->cgroup_limit >> 20,
 			 (unsigned long long)r->cgroup_sock >> 20);
 	log_line(r->level > before ? LOG_WARN : LOG_INFO, LA_CHAIN,
-	       "overload: %s (memory: %u%% of limits.memory%s; descriptors: %u%%; CPU: %u%%, turns of %llu ms)", doing[r->level], r->own_share / 100,
+	       "overload%s%s: %s (memory: %u%% of limits.memory%s; descriptors: %u%%; CPU: %u%%, turns of %llu ms)", r->level ? " of" : "", what,
+	       doing[r->level], r->own_share / 100,
 	       memory, r->descriptor_share / 100, r->cpu_busy / 100, (unsigned long long)r->turn_ms);
 }
 

@@ -149,6 +149,47 @@ def test_a_reload_judges_too(w, node):
     x.reset()
 
 
+def test_a_listener_that_came_back(w, node):
+    """places are found by name: a listener that was gone and is there again is the one that was passed"""
+    a, one, two = two_listeners(w, node)
+    x, y = Busy(w.app(one)), Busy(w.app(two))
+    x.more(), y.more()
+    all_of_them = a.config["listeners"]
+    a.config["listeners"] = [lib.tcp("three", node.at(), "other")]
+    a.config["clusters"] = [lib.cluster("other", a.config["clusters"][0]["endpoints"][0])]
+    a.config["policies"] = [deny("nobody", ANYBODY, scope={"listeners": "three"})]
+    a.write()
+    a.ctl("reload")
+    x.more(), y.more()
+    a.config["listeners"] += all_of_them
+    a.config["clusters"].append(lib.cluster("app", a.config["clusters"][0]["endpoints"][0]))
+    a.config["policies"] = [deny("no-two", {"listener": "two"}, scope={"clusters": "app"})]
+    a.write()
+    a.ctl("reload")
+    y.reset()
+    x.more()
+    x.finish()
+
+
+@pytest.mark.parametrize("what", ["listener", "cluster"])
+def test_reload_and_apply_under_load(w, node, what):
+    """fifty changes, none of which concerns the connections: not one is disturbed, and nothing is left of old snapshots"""
+    a, one, two = two_listeners(w, node, workers=2)
+    busy = [Busy(w.app(one if i % 2 else two), i) for i in range(10)]
+    for i in range(25):
+        policies.apply(a, deny("far", {"source_ip": f"10.{i}.0.0/16"}), allow("all", ANYBODY))
+        if what == "listener":
+            a.config["listeners"] = a.config["listeners"][:3] + [lib.tcp(f"more{i}", node.at(), "app")]
+        else:
+            a.config["clusters"] = a.config["clusters"][:1] + [lib.cluster(f"more{i}", node.at())]
+        a.write()
+        a.ctl("reload")
+    for b in busy:
+        b.more(10)
+        b.finish()
+    assert a.stat("late_denied") == 0
+
+
 @pytest.mark.san
 @pytest.mark.rows("A26", "A12")
 def test_at_the_tunnel_listener(w, node):

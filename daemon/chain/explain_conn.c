@@ -240,7 +240,7 @@ static void put_end(struct json *j, const struct recent_conn *c)
 	json_str(j, "by", recent_by[c->by]);
 	json_str(j, "who", who_str(recent_by[c->by]));
 	json_str(j, "why", *recent_text(c, RT_WHY, why) ? why : NULL);
-	json_str(j, "policy", c->ending == END_DENIED && *recent_text(c, RT_POLICY, policy) ? policy : NULL);
+	json_str(j, "policy", (c->ending == END_DENIED || c->ending == END_REVOKED) && *recent_text(c, RT_POLICY, policy) ? policy : NULL);
 	json_bool(j, "was_open", c->open_us != 0);
 	json_u64(j, "ended_us", c->end_us);
 	json_close(j, '}');

@@ -203,6 +203,23 @@ def test_denied_for_its_identity(w, node, other_domain):
     assert said["verdict"] == "identity" and not said["identity"]["accepted"] and row["why"] in said["why"]
 
 
+@pytest.mark.rows("16", "17")
+def test_denied_later(w, node):
+    """an open connection that a new policy ends is a denial, too"""
+    a = server_agent(w, node, tls=False, clusters=[lib.cluster("app", w.backend(node).where)])
+    h = w.h2_client(node, a.tunnel, None)
+    h.opened("db.prod:5432")
+    path = os.path.join(a.dir, "late.yaml")
+    with open(path, "w", encoding="utf-8") as f:
+        f.write("- { name: late, action: deny, rules: [ { authority: db.prod } ] }\n")
+    a.ctl("policy", "apply", "-f", path)
+    row = told(a, kind="policy")
+    assert row["policy"] == "late/rules/0" and row["count"] == 1
+    said = why(a, row)
+    assert said["end"]["was_open"] and said["end"]["by"] == "adit" and said["end"]["policy"] == "late/rules/0"
+    assert said["now"]["verdict"] == "denied"
+
+
 def refused_no_route(w, node):
     a = server_agent(w, node, to=None, tls=False, clusters=[lib.cluster("app", w.backend(node).where)],
                      inbound={"routes": [lib.route("app", "only", port=80)]})

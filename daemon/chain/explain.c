@@ -149,6 +149,8 @@ static void find_tcp(const struct config *cfg, const struct explain_ask *ask, st
 				f->how = "address";
 				text_add(&f->why, "it listens there");
 			}
+	if (f->l && f->l->netns)
+		text_addf(&f->why, ", in network namespace '%s'", f->l->netns);
 }
 
 static int find(const struct config *cfg, const struct explain_ask *ask, struct found *f, struct err *reterr)

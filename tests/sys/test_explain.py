@@ -8,6 +8,8 @@ import pytest
 
 import h2raw
 import lib
+from app import cgroup_mount
+from test_capture import cell, pin  # noqa: F401  pylint: disable=unused-import
 from test_local import here, one_agent  # noqa: F401  pylint: disable=unused-import
 from test_policy import allow, deny
 from test_proxy import tlv, v2
@@ -504,6 +506,29 @@ def test_where_it_enters(w, node):
     full = explain(a, dst=tcp)
     assert [m["mover"] for m in full["movers"]][-1] == "relay" and full["movers"][-1]["may"]
     assert full["cluster"]["endpoints"][0]["addresses"] == [a.config["clusters"][0]["endpoints"][0]]
+
+
+@pytest.mark.skipif(not cgroup_mount(), reason="no cgroup2 is mounted")
+def test_captured_and_steered_are_foreseen(cell):
+    """as applications in the cgroup then find it"""
+    node = cell.node
+    node.run("ip", "route", "add", "local", "10.88.0.0/16", "dev", "lo")
+    caught, steered = cell.backend("caught"), cell.backend("steered")
+    direct = cell.backend("direct", address=cell.address("10.99.0.1"))
+    p = direct.port
+    a = cell.agent(cell.capture("caught", ports=[p, f"{p + 100}-{p + 103}"], except_ports=[p + 102], to=["10.99.0.0/16"], **{"except": ["10.99.7.0/24"]}),
+                   lib.tcp("general", node.at(), "steered", steer={"to": ["10.88.0.0/16"], "ports": ["7000-7100"], "except_ports": [7050]}),
+                   clusters=[lib.cluster("caught", caught.where), lib.cluster("steered", steered.where)])
+    app = cell.app()
+    for where, listener in ((direct.where, "outbound"), (f"10.99.1.1:{p + 103}", "outbound"), (f"10.99.1.1:{p + 102}", None), (f"10.99.7.1:{p}", None),
+                            (f"10.98.0.1:{p}", None), ("10.88.3.4:7001", "general"), ("10.88.3.4:7050", None), ("10.88.3.4:6999", None)):
+        said = explain(a, dst=where)
+        assert said["entry"]["listener"] == listener, (where, said["entry"])
+        if listener:
+            assert app.ask(where)[0] == said["cluster"]["name"]
+            assert cell.cgroup.path in said["entry"]["why"] or listener == "general"
+        else:
+            assert said["verdict"] == "elsewhere" and app.refused(where)
 
 
 def test_nothing_remembered(w, node):

@@ -109,7 +109,7 @@ static uint64_t newest(const json_t *o, uint64_t otherwise)
 	return first ? js_u64(first, "last_us") : otherwise;
 }
 
-static int follow(struct ctl *c, uint64_t seen)
+static int follow(struct ctl *c, uint64_t seen, bool headed)
 {
 	const struct timespec wait = {.tv_sec = FOLLOW_MS / 1000};
 
@@ -129,7 +129,9 @@ static int follow(struct ctl *c, uint64_t seen)
 		seen = newest(o, seen);
 		table_finish(&t);
 		json_decref(o);
-		if (out.s) { /* without its head */
+		if (out.s && !headed) {
+			headed = true;
+		} else if (out.s) { /* without its head */
 			char *line = strchr(out.s, '\n');
 
 			memmove(out.s, line + 1, out.len - (size_t)(line + 1 - out.s) + 1);
@@ -167,5 +169,5 @@ int cmd_denied(struct ctl *c)
 	table_finish(&t);
 	json_decref(o);
 	r = ctl_print(c, &out);
-	return r == CTL_OK && c->follow ? follow(c, seen) : r;
+	return r == CTL_OK && c->follow ? follow(c, seen, n > 0) : r;
 }

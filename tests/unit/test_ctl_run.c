@@ -211,6 +211,69 @@ static void changes_are_made_and_confirmed(void **state)
 	shows("drain --no-wait", "aditd ends within 5.0s\n");
 }
 
+static void why_is_told_as_a_tree(void **state)
+{
+	(void)state;
+	shows("policy explain --dst 10.0.0.9:80", "goes through\n"
+						 "  enters by listener 'outbound' (captured): its capture takes this destination\n"
+						 "      note: a note\n"
+						 "  [+] listener 'outbound'\n"
+						 "      policies: allowed by web/rules/1: an ALLOW policy matches and no DENY policy does\n"
+						 "        [+] allow web, which decides\n");
+	shows("policy explain --dst 10.0.0.9:80", "            rule 0: namespace is 'ops?[31m'; the rule wants shop\n"
+						 "        7 more that do not match\n"
+						 "        dry run: try/rules/0 would deny it\n"
+						 "        dry run: default-deny would deny it\n"
+						 "      [-] route redis: port is 80; it wants 6379\n"
+						 "      [+] no route matches: the default, to cluster 'to-b'\n"
+						 "  [+] short way to listener 'tunnel-in': the endpoint is this node\n");
+	shows("policy explain --dst 10.0.0.9:80", "      endpoint node-b:15008, resolved: 10.0.0.2:15008; 0 live, 0 failed of 0\n"
+						 "      worker 0: takes 10.0.0.2:15008: goes into tunnel 3, which has 2 streams and room for 10\n"
+						 "      worker 1: takes 10.0.0.2:15008: a new tunnel is dialled\n"
+						 "      not the short way: the endpoint is another node\n"
+						 "  [-] splice: off\n");
+	shows("policy explain --dst 10.0.0.9:6666", "DENIED: denied by policy no-dev/rules/0 at cluster 'to-b'\n");
+	shows("policy explain --dst 10.0.0.9:6666", "        [x] deny no-dev, which decides\n            rule 0 matches\n");
+	says(CTL_FAILED, "policy explain --listener nobody", "there is no listener 'nobody'");
+	says(CTL_USAGE, "policy explain", "want --dst ADDRESS:PORT");
+	says(CTL_USAGE, "policy explain --dst 1.2.3.4:5 --header x", "--header 'x': want NAME=VALUE");
+	says(CTL_USAGE, "policy explain --dst 1.2.3.4:5 --follow", "does not take --follow");
+}
+
+static void what_became_of_a_connection_is_told(void **state)
+{
+	(void)state;
+	shows("conn explain 7", "connection 7: open for 2.0s\n"
+				"from    10.0.0.7:1\n"
+				"asked   10.0.0.9:80\n"
+				"chain   outbound > cluster:to-b\n"
+				"bytes   1.5K sent, 0 received, in 2.0s\n"
+				"time\n"
+				"  35ms      waiting for a tunnel\n"
+				"  41ms      in all until it was open\n"
+				"slow?\n"
+				"  * it waited 35 ms for a tunnel with room\n"
+				"mover   relay, no faster one: young\n"
+				"such a connection now: goes through\n");
+	shows("conn explain 8", "connection 8: denied: denied by policy no-dev/rules/0 at cluster 'to-b'; ended by aditd (UAEX)\n");
+	shows("conn explain 8", "  it was never open\nslow?\n  nothing kept it waiting\n");
+	shows("conn explain 8", "such a connection now (the peer's metadata is not remembered): DENIED: denied by policy");
+	says(CTL_FAILED, "conn explain 9", "neither live nor remembered");
+	says(CTL_USAGE, "conn explain", "want one connection id");
+}
+
+static void denials_are_a_table(void **state)
+{
+	(void)state;
+	shows("denied", "TIME              COUNT  KIND      SOURCE      IDENTITY      LISTENER   DESTINATION  BY              WHY");
+	shows("denied", "12  policy    10.0.0.7:1  -             outbound   -            no-dev/rules/0  denied by policy no-dev/rules/0  aditctl conn explain 8");
+	shows("denied -n 1", "1 more; --limit 0 shows all\n");
+	shows("denied --listener nobody", "no denial matches\n");
+	shows("denied --since 5m", "no denial matches\n");
+	says(CTL_USAGE, "denied --since soon", "want a time like 30s");
+	says(CTL_USAGE, "denied -f -o json", "--follow is for people");
+}
+
 static void wrong_command_lines_are_explained(void **state)
 {
 	(void)state;
@@ -354,6 +417,9 @@ int main(void)
 		cmocka_unit_test(json_is_the_apis),
 		cmocka_unit_test(stats_hide_zeros_until_asked),
 		cmocka_unit_test(changes_are_made_and_confirmed),
+		cmocka_unit_test(why_is_told_as_a_tree),
+		cmocka_unit_test(what_became_of_a_connection_is_told),
+		cmocka_unit_test(denials_are_a_table),
 		cmocka_unit_test(wrong_command_lines_are_explained),
 		cmocka_unit_test(every_command_has_help),
 		cmocka_unit_test(no_daemon_is_exit_3_with_a_hint),

@@ -193,8 +193,8 @@ static int headers_of(const struct explain_ask *ask, struct explain_way *w, stru
 	w->h[n++] = (struct header){ { ":method", 7 }, { "CONNECT", 7 } };
 	if (w->ctx.in.authority.p)
 		w->h[n++] = (struct header){ { ":authority", 10 }, w->ctx.in.authority };
-	memcpy(w->h + n, ask->headers, ask->n_headers * sizeof(*w->h));
-	n += ask->n_headers;
+	for (size_t i = 0; i < ask->n_headers; i++)
+		w->h[n++] = ask->headers[i];
 	if (ask->n_members) {
 		w->baggage = baggage_encode(&self);
 		if (!w->baggage)

@@ -7,7 +7,7 @@
  *	knock once ADDRESS PORT		exit status 0 answered, 1 refused, 2 anything else
  *	knock hold ADDRESS PORT		one connection with a byte there and back every 100 ms; when it ends, says how
  *
- * An answer may take ten seconds: the machine is emulated. serve knows nothing of its peers' ends, and serves each in a process.
+ * An answer may take half a minute: the machine is emulated. serve knows nothing of its peers' ends, and serves each in a process.
  */
 #include <arpa/inet.h>
 #include <errno.h>
@@ -23,7 +23,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#define PATIENCE_MS 10000
+#define PATIENCE_MS 30000
 
 enum end { ANSWERED, REFUSED, RESET, LOST, ENDS };
 
@@ -98,9 +98,15 @@ static enum end knock(const struct sockaddr_in *a)
 
 static int at(const struct sockaddr_in *a, int every_ms)
 {
+	const struct timespec pause = {.tv_sec = every_ms / 1000, .tv_nsec = every_ms % 1000 * 1000000L};
 	uint64_t count[ENDS] = {0}, n = 0, slowest = 0;
-	struct sigaction sa = {.sa_handler = on_term, .sa_flags = SA_RESTART};
+	struct sigaction sa = {.sa_handler = on_term};
+	sigset_t term, none;
 
+	sigemptyset(&none);
+	sigemptyset(&term);
+	sigaddset(&term, SIGTERM);
+	(void)sigprocmask(SIG_BLOCK, &term, NULL); /* it must not interrupt a knock: only the pause between two */
 	(void)sigaction(SIGTERM, &sa, NULL);
 	while (!stop) {
 		uint64_t began = now_ms();
@@ -109,7 +115,7 @@ static int at(const struct sockaddr_in *a, int every_ms)
 		n++;
 		if (now_ms() - began > slowest)
 			slowest = now_ms() - began;
-		(void)poll(NULL, 0, every_ms);
+		(void)ppoll(NULL, 0, &pause, &none);
 	}
 	printf("%llu knocks, %llu refused, %llu reset, %llu lost, slowest %llu ms\n", (unsigned long long)n, (unsigned long long)count[REFUSED],
 	       (unsigned long long)count[RESET], (unsigned long long)count[LOST], (unsigned long long)slowest);

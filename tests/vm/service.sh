@@ -209,6 +209,7 @@ systemctl restart $unit
 is "with it it is on" "*on*self-test passed*" "$(aditctl -o wide kernel | grep -m 1 bypass)"
 ok "and listeners in other namespaces are" nsenter --net=/run/netns/blue "$knock" once 127.0.0.1 9003
 rm /etc/systemd/system/$unit.d/{bypass,netns}.conf
+sed -i '/netns: blue/d; /^kernel:/d' $conf
 systemctl daemon-reload
 
 # ---- drained

@@ -21,7 +21,7 @@ id()	# NAME
 }
 cat >"$dir/one.yaml" <<EOT
 node: {id: one}
-workers: 2
+workers: 1
 admin: {socket: $dir/one.sock}
 access_log: {path: $dir/access.json}
 kernel: {pin: /sys/fs/bpf/test-workloads}

@@ -6,6 +6,7 @@
  *   fewer	the other workers bind more beside them, if the socket allows it (SO_REUSEPORT); else all share it.
  *   more	those left over must not be closed at once: people wait in their queues, or are in their handshake. The group is told to give new
  *		connections to the first ones only; the first worker looks into the queues of the others for a second, then they are closed.
+ *		A successor within that second gets them, too: else they would be closed while they are in the group again.
  *		The first are those that were bound first, which is the order of the group (net/core/sock_reuseport.c).
  */
 #include "chain/takeover.h"
@@ -28,6 +29,8 @@ struct spare {
 struct spares {
 	struct spare *s;
 	uint32_t n;
+	pthread_mutex_t lock; /* of closing: the main thread gives them away, the first worker closes them */
+	bool keep;
 	uint64_t end_ms;
 	struct timer timer;
 };
@@ -50,8 +53,8 @@ static int spare_add(struct daemon *d, uint32_t slot, int fd)
 {
 	struct spare *more;
 
-	if (!d->spares)
-		d->spares = calloc(1, sizeof(*d->spares));
+	if (!d->spares && (d->spares = calloc(1, sizeof(*d->spares))))
+		pthread_mutex_init(&d->spares->lock, NULL);
 	more = d->spares ? reallocarray(d->spares->s, d->spares->n + 1u, sizeof(*more)) : NULL;
 	if (!more) {
 		close(fd);
@@ -112,6 +115,8 @@ static void look(struct timer *t, void *arg)
 	struct spares *sp = w->d->spares;
 	bool over = w->loop.now_ms >= sp->end_ms || w->draining, more = false;
 
+	pthread_mutex_lock(&sp->lock);
+	over &= !sp->keep || w->draining;
 	for (uint32_t i = 0; i < sp->n; i++) {
 		struct spare *p = &sp->s[i];
 		struct listener *s = w->listeners[p->slot];
@@ -127,6 +132,7 @@ static void look(struct timer *t, void *arg)
 		if (s && s->fd >= 0 && (s->cfg->type != LISTENER_TCP || s->cfg->spread != SPREAD_SOURCE))
 			(void)sock_spread_plain(s->fd);
 	}
+	pthread_mutex_unlock(&sp->lock);
 	if (more)
 		timer_arm(&w->loop.timers, t, w->loop.now_ms + SPARE_TICK_MS);
 }
@@ -149,12 +155,23 @@ void takeover_finish(struct daemon *d)
 	for (uint32_t i = 0; d->spares && i < d->spares->n; i++)
 		if (d->spares->s[i].fd >= 0)
 			close(d->spares->s[i].fd);
-	if (d->spares)
+	if (d->spares) {
+		pthread_mutex_destroy(&d->spares->lock);
 		free(d->spares->s);
+	}
 	free(TAKE(d->spares));
 }
 
 /* ---- going ---- */
+
+void takeover_keep(struct daemon *d, bool on)
+{
+	if (!d->spares)
+		return;
+	pthread_mutex_lock(&d->spares->lock);
+	d->spares->keep = on;
+	pthread_mutex_unlock(&d->spares->lock);
+}
 
 void takeover_each(struct daemon *d, void (*each)(void *arg, const char *name, int fd), void *arg)
 {
@@ -165,4 +182,15 @@ void takeover_each(struct daemon *d, void (*each)(void *arg, const char *name, i
 			if (s && s->fd >= 0)
 				each(arg, d->cfg->listeners[i].name, s->fd);
 		}
+	if (!d->spares)
+		return;
+	pthread_mutex_lock(&d->spares->lock);
+	for (uint32_t i = 0; i < d->spares->n; i++) {
+		const struct spare *p = &d->spares->s[i];
+
+		for (uint32_t k = 0; p->fd >= 0 && k < d->cfg->n_listeners; k++)
+			if (d->cfg->listeners[k].slot == p->slot)
+				each(arg, d->cfg->listeners[k].name, p->fd);
+	}
+	pthread_mutex_unlock(&d->spares->lock);
 }

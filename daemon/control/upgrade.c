@@ -148,6 +148,7 @@ static void peer_gone(struct upgrade *u, const char *why)
 	err_set(&u->why, 0, "%s", why);
 	u->failed = u->peer_pid;
 	close(fd_take(&u->peer));
+	takeover_keep(u->d, false);
 	u->asked = u->ready = false;
 }
 
@@ -199,6 +200,7 @@ static void hello(struct upgrade *u, const struct talk *t)
 		return;
 	}
 	u->asked = true;
+	takeover_keep(u->d, true);
 	r = give_all(u);
 	if (r < 0)
 		peer_gone(u, strerror(-r));

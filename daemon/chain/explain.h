@@ -31,7 +31,16 @@ struct explain_ask {
 	void *here_arg;
 };
 
-enum explain_verdict { EXPLAIN_GO, EXPLAIN_NO_ROUTE, EXPLAIN_DENIED, EXPLAIN_LOOP, EXPLAIN_BAD, EXPLAIN_IDENTITY, EXPLAIN_LIMIT, EXPLAIN_ELSEWHERE };
+enum explain_verdict {
+	EXPLAIN_GO,
+	EXPLAIN_NO_ROUTE,
+	EXPLAIN_DENIED,
+	EXPLAIN_LOOP,
+	EXPLAIN_BAD,
+	EXPLAIN_IDENTITY,
+	EXPLAIN_LIMIT,
+	EXPLAIN_ELSEWHERE
+};
 const char *explain_verdict_str(enum explain_verdict v); /* "go", "no-route", ... */
 
 /** struct explain_way - what has been found out so far. Owner finishes it with explain_way_finish(); zeroed at first. */

@@ -176,7 +176,7 @@ static void say_stuck(struct json *j, const struct conn_facts *f)
 		if (i == SRC ? f->c.stream_in != 0 : f->c.stream_out != 0)
 			say(j, "for %u ms bytes for the %s waited for the peer agent's flow control window: behind it, nobody read", ms, side_str(i));
 		else
-			say(j, "for %u ms bytes for the %s waited because its application did not read", ms, side_str(i));
+			say(j, "for %u ms bytes for the %s waited because its application did not read, or the path to it is slow", ms, side_str(i));
 	}
 }
 
@@ -193,9 +193,11 @@ static void say_leg(struct json *j, const struct leg_now *g, int side)
 	else if (g->stream && g->stuck)
 		say(j, "now: the peer agent's flow control window towards the %s is used up: the application behind it does not read", s);
 	else if (g->stuck)
-		say(j, "now: the application at the %s does not read; %" PRIu64 " bytes wait here, more in its socket", s, g->waiting);
+		say(j, "now: the application at the %s does not read, or the path to it is slow; %" PRIu64 " bytes wait here, more in its socket", s,
+		    g->waiting);
 	if (g->tunnel_waiting)
-		say(j, "now: %" PRIu64 " bytes wait for the tunnel's socket towards the %s: the path, or the peer agent does not read", g->tunnel_waiting, s);
+		say(j, "now: %" PRIu64 " bytes wait for the tunnel's socket towards the %s: the path, or the peer agent does not read",
+		    g->tunnel_waiting, s);
 }
 
 static void say_live(struct json *j, const struct conn_facts *f)

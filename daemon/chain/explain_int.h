@@ -10,8 +10,8 @@
  * @f: policy_look() of @in; not looked at when there is no policy
  * Return: 0 or -ENOMEM.
  */
-int explain_policies(const struct config *cfg, const struct policy_input *in, const struct policy_facts *f, enum policy_place at, uint32_t id,
-		     struct json *j, bool *ret_allowed);
+int explain_policies(const struct config *cfg, const struct policy_input *in, const struct policy_facts *f, enum policy_place at,
+		     uint32_t id, struct json *j, bool *ret_allowed);
 
 #define EXPLAIN_ENDPOINTS 32u /* looked at per cluster */
 

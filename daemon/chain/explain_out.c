@@ -325,7 +325,9 @@ static void put_endpoint(struct json *j, const struct cfg_endpoint *e, const str
 		snprintf(name, sizeof(name), "%.255s:%u", e->host, e->port);
 	json_open(j, NULL, '{');
 	json_str(j, "endpoint", e->host ? name : addr_str(&e->address, a));
-	json_str(j, "name", !e->host ? "address" : best && best->ep[i].n_addr ? "resolved" : "not resolved yet: looked up for the first connection");
+	json_str(j, "name", !e->host			 ? "address" :
+			    best && best->ep[i].n_addr ? "resolved" :
+							 "not resolved yet: looked up for the first connection");
 	json_open(j, "addresses", '[');
 	for (uint32_t k = 0; best && k < best->ep[i].n_addr; k++)
 		json_str(j, NULL, addr_str(&best->ep[i].addr[k], a));

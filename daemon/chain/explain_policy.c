@@ -258,8 +258,8 @@ static void put_verdict(const struct telling *t)
 	json_bool(t->j, "dry_run_default_deny", v->dry_default);
 }
 
-int explain_policies(const struct config *cfg, const struct policy_input *in, const struct policy_facts *f, enum policy_place at, uint32_t id,
-		     struct json *j, bool *ret_allowed)
+int explain_policies(const struct config *cfg, const struct policy_input *in, const struct policy_facts *f, enum policy_place at,
+		     uint32_t id, struct json *j, bool *ret_allowed)
 {
 	struct policy_verdict v = { .allowed = true, .policy = POLICY_NONE, .rule = POLICY_NONE };
 	AUTO_FREE uint8_t *tell = calloc(cfg->n_policies + 1u, 1);

@@ -90,7 +90,7 @@ struct recent_conn {
 	uint64_t id, end_us /* CLOCK_REALTIME */, start_us, duration_us;
 	uint64_t bytes[2], bypassed, spliced;
 	struct addr src, orig_dst, dst;
-	/* microseconds after the start, 0: never. begun: connect() called, or CONNECT sent, the last time; queue: how long it waited for a tunnel */
+	/* microseconds after the start, 0: never. begun: connect() called, or CONNECT sent, the last time; queue: so long it waited for a tunnel */
 	uint32_t at[PHASES], begun_us, open_us, queue_us;
 	uint32_t stuck_ms[2];			/* so long the leg could not be written */
 	uint32_t tunnel_in, stream_in, tunnel_out, stream_out;

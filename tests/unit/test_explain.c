@@ -319,7 +319,8 @@ static void of_many_the_matching_are_told(void **state)
 	p = json_object_get(json_array_get(json_object_get(said, "steps"), 0), "policies");
 	assert_true(has(p, "m499"));
 	assert_int_equal(json_array_size(json_object_get(p, "list")), EXPLAIN_POLICIES + 1);
-	assert_int_equal(json_integer_value(json_object_get(p, "left_out")) + EXPLAIN_POLICIES + 1, json_integer_value(json_object_get(p, "asked")));
+	assert_int_equal(json_integer_value(json_object_get(p, "left_out")) + EXPLAIN_POLICIES + 1,
+			 json_integer_value(json_object_get(p, "asked")));
 }
 
 int main(void)

@@ -281,7 +281,7 @@ static void files_are_relative_to_the_configuration(void **state)
 static const char identities[] = "identities:\n"
 				 "  - {name: default, certificate: " PEM ", key: " PEM ", ca: " PEM "}\n"
 				 "  - {name: other, certificate: " PEM ", key: " PEM ", ca: " PEM
-				 ", trust_domain: prod.example,\n"
+				 ", crl: " PEM ", rotate: expiry, trust_domain: prod.example,\n"
 				 "     ciphers: \"TLS_AES_256_GCM_SHA384:TLS13-AES128-GCM-SHA256\"}\n";
 
 static struct config *with_identities(const char *rest)
@@ -303,6 +303,11 @@ static void identities_take_every_key(void **state)
 	assert_string_equal(c->identities[0].key, PEM);
 	assert_string_equal(c->identities[0].ca, PEM);
 	assert_null(c->identities[0].trust_domain);
+	assert_null(c->identities[0].crl);
+	assert_int_equal(c->identities[0].rotate, ROTATE_REPLACED);
+	assert_string_equal(c->identities[1].crl, PEM);
+	assert_int_equal(c->identities[1].rotate, ROTATE_EXPIRY);
+	assert_int_equal(c->timeouts.expiry_grace_ms, 300000);
 	assert_string_equal(c->identities[0].ciphers, "TLS13-AES128-GCM-SHA256:TLS13-AES256-GCM-SHA384");
 	assert_string_equal(c->identities[1].trust_domain, "prod.example");
 	assert_string_equal(c->identities[1].ciphers, "TLS13-AES256-GCM-SHA384:TLS13-AES128-GCM-SHA256");

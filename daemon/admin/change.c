@@ -162,7 +162,7 @@ static void put_report(struct json *j, const struct text *report)
 
 void api_reload(struct api *a, const struct api_req *req, struct api_answer *ans)
 {
-	struct text report = {NULL};
+	struct text report = {.s = NULL};
 	struct err e = {""};
 	struct json j;
 	int r;

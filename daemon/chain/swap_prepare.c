@@ -63,7 +63,7 @@ static int bind_sockets(struct swap *s, struct swap_listener *p, const struct cf
 			p->fd[w] = tmp->fd;
 		if (r == 0)
 			tmp->fd = -1;
-		netns_put(tmp ? &tmp->netns : &(struct netns){NULL});
+		netns_put(tmp ? &tmp->netns : &(struct netns){.name = NULL});
 		free(tmp);
 	}
 	if (r == -ENOENT && l->netns) {

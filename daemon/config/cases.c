@@ -287,7 +287,7 @@ static int case_item(struct build *b, const struct tree_node *n, const struct wh
 	struct asked q = {.set = t->cfg->policy_set, .last = {.policy = POLICY_NONE, .rule = POLICY_NONE}};
 	struct policy_input in = {.port = 0};
 	char room[ADDR_STR];
-	struct one o = {NULL};
+	struct one o = {.name = NULL};
 	int r = schema_read(b, &case_table, 0, n, w, &o);
 
 	if (r >= 0)
@@ -413,7 +413,7 @@ static int world_build(const struct cases *c, const struct doc *doc, const struc
 	struct text made = {0}, again = {0};
 	struct config_source more = {.name = (char *)c->policies_name, .text = (char *)c->policies, .n = c->n_policies}; /* read only */
 	struct config_source first = {.name = (char *)"made up"};
-	struct config_sources all = {.at = &first, .n = 1}, read = {NULL};
+	struct config_sources all = {.at = &first, .n = 1}, read = {.at = NULL};
 	int r = 0;
 
 	if (!doc->source) { /* a list, or one policy alone */

@@ -245,7 +245,7 @@ int config_read(const char *path, struct config_sources *ret, struct err *reterr
 {
 	int r;
 
-	*ret = (struct config_sources){NULL};
+	*ret = (struct config_sources){.at = NULL};
 	r = file_add(ret, path, reterr);
 	if (r >= 0)
 		r = conf_d_add(ret, path, reterr);

@@ -118,7 +118,7 @@ static int keep(struct build *b, struct cfg_part *x, struct cfg_part *was, const
 int parts_build(struct build *b)
 {
 	struct cfg_parts *p = arena_alloc(&b->own->arena, sizeof(*p));
-	struct cfg_part was = {NULL};
+	struct cfg_part was = {.section = NULL};
 	uint32_t n = flatten(b, b->root, NULL);
 
 	if (!p)
@@ -175,7 +175,7 @@ uint32_t config_diff(const struct config *old, const struct config *new_,
 		int r = i == a->n ? 1 : k == b->n ? -1 : compare_item(&a->at[i], &b->at[k]);
 		const struct cfg_part *x = r > 0 ? &b->at[k] : &a->at[i];
 		uint32_t i2 = r <= 0 ? item_end(a, i) : i, k2 = r >= 0 ? item_end(b, k) : k;
-		struct text keys = {NULL};
+		struct text keys = {.s = NULL};
 
 		if (r || keys_differ(a->at + i, i2 - i, b->at + k, k2 - k, &keys)) {
 			found++;

@@ -33,7 +33,7 @@ static int source_make(struct config_source *ret, const char *name, const char *
 	if (!ret->name || !ret->text) {
 		free(ret->name);
 		free(ret->text);
-		*ret = (struct config_source){NULL};
+		*ret = (struct config_source){.name = NULL};
 		return -ENOMEM;
 	}
 	memcpy(ret->text, text, n);
@@ -48,7 +48,7 @@ static int install(void *arg, const char *name, const char *text, size_t n, stru
 	int r = text ? source_make(&s, name, text, n) : 0;
 
 	if (!text)
-		s = (struct config_source){NULL};
+		s = (struct config_source){.name = NULL};
 	if (r < 0)
 		return err_set(reterr, r, "out of memory");
 	r = control_install(ctl, NULL, &s, "policies", NULL, reterr);

@@ -119,7 +119,7 @@ static void source_free(struct config_source *s)
 {
 	free(s->name);
 	free(s->text);
-	*s = (struct config_source){NULL};
+	*s = (struct config_source){.name = NULL};
 }
 
 void control_close(struct control *ctl)
@@ -234,7 +234,7 @@ static void refused(struct control *ctl, const char *why, const struct err *e)
 int control_install(struct control *ctl, struct config_sources *sources, struct config_source *applied, const char *why,
 		    struct text *ret_report, struct err *reterr)
 {
-	struct text own = {NULL}, *report = ret_report ? ret_report : &own;
+	struct text own = {.s = NULL}, *report = ret_report ? ret_report : &own;
 	int r = install(ctl, sources, applied, report, reterr);
 
 	if (r < 0) {
@@ -248,14 +248,14 @@ int control_install(struct control *ctl, struct config_sources *sources, struct 
 		if (sources) {
 			config_sources_free(&ctl->sources);
 			ctl->sources = *sources;
-			*sources = (struct config_sources){NULL};
+			*sources = (struct config_sources){.at = NULL};
 			policies_files_changed(ctl->policies);
 			watch_files(ctl);
 		}
 		if (applied) {
 			source_free(&ctl->applied);
 			ctl->applied = *applied;
-			*applied = (struct config_source){NULL};
+			*applied = (struct config_source){.name = NULL};
 		}
 	}
 	text_finish(&own);

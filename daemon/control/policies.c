@@ -288,7 +288,7 @@ static int change(struct policies *p, const struct policy_order *o, const struct
 
 int policies_change(struct policies *p, const struct policy_order *o, struct policy_outcome *ret, struct err *reterr)
 {
-	struct doc d = {NULL};
+	struct doc d = {.at = NULL};
 	int r = may_change(p, o, reterr);
 
 	memset(ret, 0, sizeof(*ret));

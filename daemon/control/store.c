@@ -35,7 +35,7 @@ void store_finish(struct store_text *s)
 	free(s->path);
 	free(s->temp);
 	free(s->text);
-	*s = (struct store_text){NULL};
+	*s = (struct store_text){.path = NULL};
 }
 
 /* ---- reading ---- */
@@ -130,7 +130,7 @@ static int file_load(const char *path, struct store_text *s, struct err *e)
 
 int store_load(const char *dir, struct store_text *ret, struct err *reterr)
 {
-	struct store_text s = {NULL};
+	struct store_text s = {.path = NULL};
 	int r = path_of(dir, STORE_FILE, &s.path, reterr);
 
 	if (r >= 0)

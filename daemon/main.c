@@ -506,6 +506,7 @@ static int run(struct program *p, struct snapshot *first)
 		if (!atomic_load(&p->replaced))
 			notify_stopping(&p->notify);
 	}
+	adopt_rest(&p->sockets, NULL, NULL);
 	upgrade_close(&p->upgrade);
 	fdstore_finish(&p->store);
 	if (p->d)

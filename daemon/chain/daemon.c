@@ -116,6 +116,8 @@ int daemon_create_from(struct daemon **ret, struct snapshot *first, struct adopt
 	if (r == 0 && cfg->access_log.enabled)
 		r = access_log_start(&d->access_log, &cfg->access_log, &cfg->node, d->rings, d->n_workers, reterr);
 	if (r < 0) {
+		if (hold)
+			kernel_hand_over(&d->kernel); /* rules and routes are the other's */
 		daemon_destroy(d);
 		return r;
 	}

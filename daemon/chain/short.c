@@ -71,7 +71,8 @@ static bool would_trust(const struct worker *w, const struct snapshot *snap, con
 		return false;
 	us = snapshot_tls(snap, mine);
 	them = snapshot_tls(snap, theirs);
-	return valid_now(w, us) && valid_now(w, them) && tls_id_check(us, tls_ctx_id(them), cl->expect_ids, cl->n_expect_ids, NULL) == 0;
+	return valid_now(w, us) && valid_now(w, them) && !tls_ctx_revokes(us, them) && !tls_ctx_revokes(them, us) &&
+	       tls_id_check(us, tls_ctx_id(them), cl->expect_ids, cl->n_expect_ids, NULL) == 0;
 }
 
 /* the connection leaves its endpoint behind, which goes on counting it */

@@ -100,6 +100,8 @@ int tls_peer_check(struct WOLFSSL *ssl, const struct tls_ctx *t, const struct tl
  * Return: 0, -EACCES, -EKEYREVOKED, -EKEYEXPIRED, with the reason. -ENOMEM: not known.
  */
 int tls_ctx_recheck(const struct tls_ctx *t, const struct tls_chain *chain, const char *const *ids, uint32_t n_ids, struct err *reterr);
+/** tls_ctx_revokes() - do the lists of @t name the certificate of @other, another context of ours? */
+bool tls_ctx_revokes(const struct tls_ctx *t, const struct tls_ctx *other);
 /** tls_id_check() - is @id in the trust domain of @t, or among @ids if there are any? Return: 0, or -EACCES with the reason. */
 int tls_id_check(const struct tls_ctx *t, const char *id, const char *const *ids, uint32_t n_ids, struct err *reterr);
 

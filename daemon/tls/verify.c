@@ -172,6 +172,16 @@ int chain_signed(const struct tls_ctx *t, const struct tls_chain *chain, struct 
 	return w == WOLFSSL_SUCCESS ? 0 : err_set(reterr, -EACCES, "peer's certificate is not signed by our CA (%s)", t->info.ca);
 }
 
+bool tls_ctx_revokes(const struct tls_ctx *t, const struct tls_ctx *other)
+{
+	struct cert_names n;
+
+	for (uint32_t i = 0; t->crls && i < other->own->n; i++)
+		if (cert_names(other->own->at[i], &n) == 0 && crls_revoked(t->crls, &n))
+			return true;
+	return false;
+}
+
 /* ---- ids ---- */
 
 int tls_id_check(const struct tls_ctx *t, const char *id, const char *const *ids, uint32_t n_ids, struct err *reterr)

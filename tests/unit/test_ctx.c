@@ -217,6 +217,14 @@ static void a_revoked_certificate_is_refused(void **state)
 	/* an intermediate one counts */
 	assert_string_equal(meet(&t, with("deep.pem", "deep.key", NULL, NULL), with(NULL, NULL, NULL, "none.crl")), "");
 	two_close(&t);
+	for (int i = 0; i < 2; i++) {
+		struct tls_ctx *us = loaded(with(NULL, NULL, NULL, i ? "b.crl" : "none.crl"), NULL), *them = loaded(certs_identity("b", AES128), NULL);
+
+		assert_int_equal(tls_ctx_revokes(us, them), i);
+		assert_false(tls_ctx_revokes(them, us)); /* has no list */
+		tls_ctx_put(us);
+		tls_ctx_put(them);
+	}
 	assert_non_null(strstr(meet(&t, with("deep.pem", "deep.key", NULL, NULL), with(NULL, NULL, NULL, "two.crl")),
 			       "intermediate certificate is revoked"));
 	two_close(&t);

@@ -262,7 +262,7 @@ static const struct {
 	 "and applications can provoke, how many of each are written at the most, and how\n"
 	 "many were held back (-o wide: all kinds). LEVEL is error, warn, info or debug;\n"
 	 "AREA is one of those shown, or all. A LEVEL alone is for all areas. What is set\n"
-	 "lasts until reset, a reload, or TIME has passed. For root and the daemon's own\n"
+	 "lasts until reset, a reload with other levels, or TIME. For root and the daemon's own\n"
 	 "user.\n"
 	 "\n"
 	 "      --for TIME         back to the configured level by itself: 30s, 10m, 1h\n"

@@ -7,6 +7,7 @@
 #include "base/log.h"
 #include "config/parts.h"
 #include "control/applied.h"
+#include "obs/logging.h"
 #include <stdio.h>
 #include <string.h>
 #include <time.h>
@@ -184,6 +185,7 @@ static int install(struct control *ctl, struct config_sources *sources, struct c
 	struct daemon *d = ctl->d;
 	struct snapshot *next = NULL;
 	struct tls_ctx **tls;
+	bool levels;
 	int r;
 
 	if (d->draining)
@@ -199,7 +201,11 @@ static int install(struct control *ctl, struct config_sources *sources, struct c
 		return r;
 	if (report && next->cfg != d->snap->cfg)
 		(void)config_diff(d->snap->cfg, next->cfg, report_line, report);
+	/* what an operator has set stays, unless the configuration says something else now */
+	levels = memcmp(next->cfg->log_areas, d->snap->cfg->log_areas, sizeof(next->cfg->log_areas)) != 0;
 	r = daemon_swap(d, next, reterr);
+	if (r == 0 && levels)
+		logging_levels(next->cfg, NULL);
 	if (r < 0)
 		snapshot_destroy(next);
 	else

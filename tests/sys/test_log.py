@@ -45,6 +45,19 @@ def test_levels_per_area_for_a_while_and_back(w, node):
     assert all(r["level"] == r["configured"] for r in levels(client).values()) and levels(client)["admin"]["level"] == "warn"
 
 
+def test_a_reload_brings_other_levels_or_leaves_them(w, node):
+    a = w.agent(node, "one", {})
+    a.ctl("log", "set", "chain=debug", as_json=False)
+    a.config["node"]["zone"] = "z"
+    a.write()
+    a.ctl("reload", as_json=False)
+    assert levels(a)["chain"]["level"] == "debug", "what an operator has set stays"
+    a.config["log"] = {"level": "warn", "areas": {"tunnel": "debug"}}
+    a.write()
+    a.ctl("reload", as_json=False)
+    assert levels(a)["chain"]["level"] == "warn" and levels(a)["tunnel"] == {"area": "tunnel", "level": "debug", "configured": "debug"}
+
+
 @pytest.mark.parametrize("words, because", [
     (("set", "nowhere=debug"), "unknown log area"), (("set", "chain=loud"), "unknown log level"), (("set",), "want AREA=LEVEL"), (("set", "=x"), "want AREA=LEVEL"),
     (("set", "--for", "soon", "debug"), "want a time"), (("set", "--for", "30h", "chain=loud"), "unknown log level"), (("reset", "nowhere"), "unknown log area"),

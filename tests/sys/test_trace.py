@@ -133,6 +133,33 @@ def test_only_what_was_asked_for(w, node, traces):
     assert len(n.events()) == 1, n.lines
 
 
+def test_a_chain_and_both_legs_tunnels(w, node, traces):
+    """client -> middle (tunnel in, two inner listeners, tunnel out) -> server: each listener of the chain finds it"""
+    back = w.backend(node)
+    one, two, listen = node.at(), node.at(), node.at()
+    w.agent(node, "last", {"identities": [w.certs.identity("server")], "listeners": [lib.tunnel("inbound", two, "app")],
+                           "clusters": [lib.cluster("app", back.where)]})
+    mid = w.agent(node, "middle", {"identities": [w.certs.identity("blue")], "listeners": [
+        lib.tunnel("inbound", one, "@audit"), lib.internal("audit", "@shape"), lib.internal("shape", "onward")],
+        "clusters": [lib.far("onward", two, authority=back.where)]})
+    w.agent(node, "first", {"identities": [w.certs.identity("client")], "listeners": [lib.tcp("entry", listen, "far")],
+                            "clusters": [lib.far("far", one, authority=back.where)]})
+    found = {name: traces(mid, "listener", name, "--level", "frames") for name in ("inbound", "audit", "shape")}
+    s = w.app(listen)
+    lib.echo(s)
+    lib.fin(s)
+    s.recv(1)
+    for name, t in found.items():
+        t.until({"event": "end"})
+        route = t.until({"event": "route"})["text"]
+        assert route.startswith("inbound > audit > shape > cluster onward"), (name, route)
+        conn = t.until({"event": "established"})["conn"]
+        half = [e["text"] for e in t.events("half-close") if e["conn"] == conn]
+        assert "END_STREAM from the source" in half and "END_STREAM from the destination" in half, half
+        sent = {(e["tunnel"], e["stream"]) for e in t.events("frame") if e["type"] == "DATA"}
+        assert len(sent) == 2, f"frames of both tunnels: {sent}"
+
+
 def test_why_it_failed(w, node, traces):
     dead = node.at()
     client, server = w.pair(dead)

@@ -3,6 +3,9 @@
  * can be eaten up faster than anybody can look ten times a second, so the fuller it is the more often it is looked at; and between two looks
  * no more connections are taken in than half of what was left can carry: credit. A worker that is about to use it up asks for a look.
  *
+ * Buffers of sockets grow by themselves, a window that a peer was granted cannot be taken back, and a CPU that is short keeps this thread
+ * from looking, too. So where the kernel charges them to a limit of ours, they are bounded from the beginning: shed_socket().
+ *
  * Descriptors: the kernel knows how many there are (stat(2) of /proc/self/fd since Linux 6.2); before that, what our connections and
  * tunnels need.
  *
@@ -37,6 +40,7 @@
 #define FIND_MS 5000u	 /* our cgroup is looked for again: we may have been moved, a limit may have come */
 #define TRIM_MS 2000u
 #define STALL 1000u	 /* PSI: a tenth of the time */
+#define SOCK_PART 4	 /* a quarter of the cgroup's limit is for buffers of connections' sockets */
 #define HURRY_BYTES (4 << 20) /* of credit left: it is time for another look */
 #define STACK (256u << 10)
 
@@ -121,7 +125,7 @@ static int64_t gauge(const struct daemon *d, enum stats_gauge g)
 {
 	int64_t n = 0;
 
-	for (uint32_t i = 0; i < d->n_workers; i++)
+	for (uint32_t i = 0; d->workers && i < d->n_workers; i++)
 		n += atomic_load_explicit(&d->workers[i].loop.stats.g[g], memory_order_relaxed);
 	return n > 0 ? n : 0;
 }
@@ -274,6 +278,8 @@ static void look_at_memory(struct overload *ov, struct daemon *d, struct overloa
 	r->oom_kill = s.oom_kill;
 	snprintf(r->cgroup, sizeof(r->cgroup), "%.127s", ov->memcg.path);
 	r->memory_share = (uint32_t)max_u64(r->own_share, r->cgroup_share);
+	atomic_store_explicit(&ov->sock_budget, r->enabled && r->has_cgroup && ov->memcg.version == 2 ? s.limit / SOCK_PART : 0,
+			      memory_order_relaxed);
 }
 
 static void look_at_cpu(struct overload *ov, struct daemon *d, const struct cfg_overload *o, struct overload_row *r, uint64_t now)
@@ -397,6 +403,8 @@ int overload_init(struct daemon *d)
 	for (uint32_t i = 0; i < d->n_workers; i++)
 		ov->workers[i].schedstat = -1;
 	overload_configure(d, d->cfg);
+	ov->row.enabled = d->cfg->overload.enabled;
+	look_at_memory(ov, d, &ov->row, now_ms()); /* known before the first connection */
 	return ov->wake < 0 ? -errno : 0;
 }
 

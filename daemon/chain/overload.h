@@ -64,6 +64,7 @@ struct overload {
 	uint64_t memory;      /* limits.memory */
 	struct overload_row row;
 	_Atomic int64_t credit; /* bytes of memory that may be taken in until the next look; INT64_MAX: no matter how many */
+	_Atomic uint64_t sock_budget; /* bytes that the buffers of all connections' sockets may have; 0: no limit of ours is charged for them */
 	struct overload_worker *workers;
 	pthread_t thread;
 	bool started;
@@ -95,5 +96,5 @@ void shed_pressed(void *worker);
 const char *shed_refuses(struct worker *w, bool tunnel);
 /** shed_pauses() - must nothing be accepted now? */
 bool shed_pauses(const struct worker *w);
-/** shed_socket() - a socket that was accepted or made: its buffers, while memory is short */
+/** shed_socket() - a socket that was accepted or made: its buffers, where memory is limited or short */
 void shed_socket(const struct worker *w, int fd);

@@ -10,6 +10,9 @@
  *
  * Memory does all of it, descriptors nothing that concerns bytes, CPU only the last two.
  *
+ * Under a cgroup's limit that sockets are charged to (v2), the buffers of connections' sockets have bounds from the beginning: a quarter of
+ * the limit, divided by how many connections there are when they come.
+ *
  * A buffer that was bounded by SO_RCVBUF does not grow by itself any more; SO_BUF_LOCK (Linux 5.14) gives that back when the pressure is
  * over. The window that a peer was granted before cannot be taken back (RFC 9293 3.8.6.2.1), so shrinking begins early.
  */
@@ -22,6 +25,7 @@
 #define TICK_MS 100u
 #define VISIT 512u		 /* sockets of connections that are looked at per tick */
 #define SMALL_BYTES 16384	 /* of a connection's socket; the kernel doubles it for its own needs */
+#define LARGE_BYTES (2u << 20)	 /* as much as a buffer usually grows to: not worth bounding */
 #define SMALL_TUNNEL_BYTES 65536 /* of a tunnel's: many share it */
 #define IDLEST (ARRAY_LEN(((struct shed *)NULL)->idlest) - 1) /* found by one walk over all */
 #define WALK_MS 500u		 /* between two such walks */
@@ -42,8 +46,16 @@ static uint32_t idle_level(const struct worker *w)
 
 void shed_socket(const struct worker *w, int fd)
 {
-	if (memory(w) >= PRESSURE_SHRINK)
+	uint64_t budget = atomic_load_explicit(&w->d->overload.sock_budget, memory_order_relaxed), share;
+
+	if (memory(w) >= PRESSURE_SHRINK) {
 		sock_bound(fd, SMALL_BYTES);
+	} else if (budget) {
+		/* two sockets, two directions; who comes early gets more, who comes late less, all together not much more than the budget */
+		share = budget / (4 * (atomic_load_explicit(&w->d->connections, memory_order_relaxed) + 16ull));
+		if (share < LARGE_BYTES)
+			sock_bound(fd, (int)max_u64(share, SMALL_BYTES));
+	}
 }
 
 /* a slice of all sockets: bounded, or (@bound false) free again. Return: all were visited. */

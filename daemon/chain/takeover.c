@@ -128,9 +128,7 @@ static void look(struct timer *t, void *arg)
 			more = true;
 			continue;
 		}
-		close(fd_take(&p->fd));
-		if (s && s->fd >= 0 && (s->cfg->type != LISTENER_TCP || s->cfg->spread != SPREAD_SOURCE))
-			(void)sock_spread_plain(s->fd);
+		close(fd_take(&p->fd)); /* the group's program stays: somebody may hold a copy, which must get no connections */
 	}
 	pthread_mutex_unlock(&sp->lock);
 	if (more)
@@ -173,7 +171,7 @@ void takeover_keep(struct daemon *d, bool on)
 	pthread_mutex_unlock(&d->spares->lock);
 }
 
-void takeover_each(struct daemon *d, void (*each)(void *arg, const char *name, int fd), void *arg)
+void takeover_each(struct daemon *d, bool spares, void (*each)(void *arg, const char *name, int fd), void *arg)
 {
 	for (uint32_t i = 0; i < d->cfg->n_listeners; i++)
 		for (uint32_t w = 0; w < d->n_workers; w++) {
@@ -182,7 +180,7 @@ void takeover_each(struct daemon *d, void (*each)(void *arg, const char *name, i
 			if (s && s->fd >= 0)
 				each(arg, d->cfg->listeners[i].name, s->fd);
 		}
-	if (!d->spares)
+	if (!spares || !d->spares)
 		return;
 	pthread_mutex_lock(&d->spares->lock);
 	for (uint32_t i = 0; i < d->spares->n; i++) {

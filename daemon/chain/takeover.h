@@ -22,5 +22,5 @@ void takeover_start(struct worker *w);
 void takeover_finish(struct daemon *d); /* workers are gone */
 /** takeover_keep() - what is left over stays open until this is taken back, so that it can be given away */
 void takeover_keep(struct daemon *d, bool on);
-/** takeover_each() - every listening socket: @each gets the listener's name, and the socket, which stays ours */
-void takeover_each(struct daemon *d, void (*each)(void *arg, const char *name, int fd), void *arg);
+/** takeover_each() - every listening socket (@spares: and those left over): @each gets the listener's name, and the socket, which stays ours */
+void takeover_each(struct daemon *d, bool spares, void (*each)(void *arg, const char *name, int fd), void *arg);

@@ -76,7 +76,7 @@ static void walk(struct walk *w, const struct admin *admin)
 	int local, public_;
 
 	w->sum = 1;
-	takeover_each(w->d, each, w);
+	takeover_each(w->d, false, each, w);
 	admin_sockets(admin, &local, &public_);
 	if (public_ >= 0)
 		each(w, "admin.metrics", public_);

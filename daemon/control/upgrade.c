@@ -130,7 +130,7 @@ static int give_all(struct upgrade *u)
 	if (!g)
 		return -ENOMEM;
 	g->u = u;
-	takeover_each(u->d, give, g);
+	takeover_each(u->d, true, give, g);
 	admin_sockets(u->admin, &local, &public_);
 	if (local >= 0)
 		give(g, "admin", local);

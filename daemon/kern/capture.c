@@ -244,6 +244,7 @@ int capture_renew(struct capture *c, const struct config *cfg, struct err *reter
 		return load(c, reterr);
 	}
 	AUTO_FD lock = c->obj.pin[0] ? place_pins(cfg->kernel.pin, false, NULL) : -1;
+	(void)lock; /* held until the end */
 	c->ours = 0;
 	if (capturing(cfg))
 		return put_rules(c, reterr); /* what it does not name is stale */

@@ -320,6 +320,7 @@ def test_cpu_is_short(w, node):
         for t in threads:
             t.join(10)
     a.logged("overload of CPU: new connections are refused")
+    assert any(d["kind"] == "overload" and "more to do than it can" in d["why"] for d in a.ctl("denied", "-n", 0)["denied"])
     recovers(w, a, other)
 
 

@@ -74,6 +74,8 @@ def test_burst_refill_and_what_is_seen_of_it(w, node, place):
     text = client.ctl("limits", as_json=False)
     assert re.search(rf"^{at} +{name} ", text, re.M), text
     assert server.stat("connections") == passed + 1
+    noted = [d for d in client.ctl("denied", "-n", 0)["denied"] if d["kind"] == "rate"]
+    assert noted and "connections per second" in noted[0]["why"]
 
 
 @pytest.mark.rows("limits", "5: rate limits")

@@ -33,6 +33,7 @@
 #define LOOK_MS 200
 #define LOOK_SOON_MS 50	 /* from SOON on */
 #define LOOK_OFTEN_MS 10 /* from OFTEN on */
+#define LOOK_LEAST_MS 5
 #define SOON 4000u
 #define OFTEN 6000u
 #define CALM_MS 1000u
@@ -380,8 +381,11 @@ static void *overload_thread(void *arg)
 		int wait = look(d);
 
 		atomic_store(&ov->hurry, false); /* after the credit is new */
-		if (poll(&p, 1, wait) > 0)
-			(void)!read(ov->wake, &n, sizeof(n));
+		if (poll(&p, 1, wait) <= 0)
+			continue;
+		(void)!read(ov->wake, &n, sizeof(n));
+		if (!atomic_load(&ov->stopping))
+			(void)poll(NULL, 0, LOOK_LEAST_MS); /* a flood asks for it all the time */
 	}
 	return NULL;
 }

@@ -346,5 +346,9 @@ def test_own_memory_is_short_and_what_is_seen(w, node):
     off.until("buffered_bytes", lambda v: v > 3 * MIB, 10)
     time.sleep(0.5)
     assert overload(off)["level"] == "none" and off.stat("overload_closed") == 0
+    off.config["overload"] = {"idle": "1s"}
+    off.write()
+    off.ctl("reload", as_json=False)
+    off.until("overload_closed", lambda v: v > 0, 20)  # switched on by a reload
     for s in stuck:
         s.close()

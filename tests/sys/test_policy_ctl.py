@@ -365,7 +365,8 @@ def test_hostile_bodies(agent):
     big = "# " + "x" * (3 << 20) + "\npolicies: []\n"
     for _ in range(10):
         ctl(a, "policy", "apply", "-f", "-", text=big)
-    assert a.rss() < rss + (24 << 20)
+    if not lib.SAN:  # they keep what is freed
+        assert a.rss() < rss + (24 << 20)
 
 
 # ---- test, without a daemon

@@ -94,7 +94,7 @@ int worker_init(struct worker *w, struct daemon *d, uint32_t index)
 	w->refused_log.kind = LOG_K_CONN_REFUSED;
 	w->dry_log.kind = LOG_K_DRY_RUN;
 	slab_init(&w->conns, sizeof(struct conn), cfg->limits.max_connections);
-	tunnels_init(&w->tunnels, &w->loop, (uint32_t)min_u64(tunnels, 1u << 20), &accept_hooks, w);
+	tunnels_init(&w->tunnels, &w->loop, (uint32_t)min_u64(tunnels, 1u << 20), &stream_hooks, w);
 	w->tunnels.snap = w->snap;
 	r = series_init(&w->series);
 	if (r == 0)

@@ -128,12 +128,15 @@ void worker_drain(struct worker *w, uint64_t within_ms, uint64_t jitter_ms);
 /** worker_end_all() - every connection ends so */
 void worker_end_all(struct worker *w, enum ending e, const char *why);
 void worker_listeners_close(struct worker *w);
-extern const struct tunnel_hooks accept_hooks;
+extern const struct tunnel_hooks stream_hooks; /* streams.c */
 /* ---- places.c: network namespaces ---- */
 /** listener_open() - in its namespace; @probe: is the address free? Main thread before workers run, then the worker. Return: 0 or -errno. */
 int listener_open(struct listener *s, bool probe, struct err *reterr);
 void places_start(struct worker *w);
 void places_finish(struct worker *w);
+#define ACCEPT_FULL "limits.max_connections or the listener's max_connections is reached"
+/** accept_refused() - somebody was refused before there was a connection: counted, noted, and logged, however many they are */
+void accept_refused(struct worker *w, const struct cfg_listener *l, const struct addr *peer, enum denial kind, const char *why);
 void accept_event(struct worker *w, uint32_t slot);
 /** accept_all() - whoever waits in the queue: the socket is about to be closed */
 void accept_all(struct listener *s);

@@ -33,6 +33,15 @@ static bool elsewhere(const struct daemon *d, const char *name, int fd)
 	return false;
 }
 
+const char *fdstore_name(const struct daemon *d, const char *name, int fd, char out[256])
+{
+	snprintf(out, 256, "%s%.240s", elsewhere(d, name, fd) ? "" : "kept=", name);
+	for (char *p = out; *p; p++)
+		if (*p == ':')
+			*p = '_';
+	return out;
+}
+
 /* Return: is it in the list (now)? */
 static bool remember(struct fdstore *s, const char *name)
 {
@@ -61,10 +70,7 @@ static void each(void *arg, const char *name, int fd)
 	w->sum += cookie * 0x9e3779b97f4a7c15u;
 	if (!w->put && !w->remove)
 		return;
-	snprintf(fdname, sizeof(fdname), "%s%s", elsewhere(w->d, name, fd) ? "" : "kept=", name);
-	for (char *p = fdname; *p; p++)
-		if (*p == ':')
-			*p = '_';
+	fdstore_name(w->d, name, fd, fdname);
 	if (w->remove)
 		notify_store_remove(w->n, fdname);
 	else

@@ -5,6 +5,7 @@
 #include "base/clean.h"
 #include "base/log.h"
 #include "chain/daemon.h"
+#include "control/fdstore.h"
 #include "control/notify.h"
 #include "control/upgrade_talk.h"
 #include <fcntl.h>
@@ -115,7 +116,9 @@ static void give_flush(struct give *g)
 static void give(void *arg, const char *name, int fd)
 {
 	struct give *g = arg;
+	char called[256];
 
+	name = fdstore_name(g->u->d, name, fd, called);
 	if (g->n == TALK_FDS || strcmp(g->name, name))
 		give_flush(g);
 	snprintf(g->name, sizeof(g->name), "%s", name);

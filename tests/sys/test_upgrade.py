@@ -134,6 +134,28 @@ def test_one_upgrade(w, node):
     assert not os.path.exists(b.socket) and not os.path.exists(b.socket + ".upgrade")
 
 
+@pytest.mark.rows("B18", "11: upgrade")
+def test_another_configuration(w, node):
+    """a listener that keeps its name and changes its address, one that keeps its address and changes its name, one that goes"""
+    back = w.backend(node)
+    a = front(w, node, back, listeners=[lib.tcp(n, node.at(), "app") for n in ("moved", "called", "gone")])
+    moved, called, gone = (x["address"] for x in a.config["listeners"])
+    new = node.at()
+    load = Load(w, node, called, threads=2)
+    load.more(10)
+    b = successor(w, a, listeners=[lib.tcp("moved", new, "app"), lib.tcp("otherwise", called, "app")])
+    took_over(b, a)
+    a.wait(8)
+    for where in (new, called):
+        lib.echo(w.app(where))
+    for where in (moved, gone):
+        with pytest.raises(ConnectionRefusedError):
+            node.connect(where)
+    load.more(10)
+    load.finish()
+    assert b.log().count("was handed to us, but no listener") == 4
+
+
 @pytest.mark.limit(240)
 @pytest.mark.slow
 @pytest.mark.rows("B18", "11: upgrade")
@@ -298,7 +320,7 @@ def test_strangers(w, node):
     got = []
     while not got or got[-1][0] != 3:
         got.append(said(s))
-    assert sum(n for _, _, n in got) == 4 and {t for _, t, _ in got} == {"in", "admin", "admin.metrics", ""}
+    assert sum(n for _, _, n in got) == 4 and {t for _, t, _ in got} == {"kept=in", "kept=admin", "kept=admin.metrics", ""}
     assert "another upgrade is under way" in said(talk(path, 1))[1]
     s.send(struct.pack("IIII256s", 0x41444954, 1, 6, 0, b""))  # TAKEN before READY
     assert said(s)[0] is None

@@ -75,8 +75,9 @@ int cmd_reload(struct ctl *c)
 
 	if (r != CTL_OK || !o)
 		return r;
-	json_array_foreach(json_object_get(o, "changes"), i, v)
+	json_array_foreach(json_object_get(o, "changes"), i, v) {
 		text_addf(&out, "%s\n", json_string_value(v));
+	}
 	if (!out.len)
 		text_add(&out, "nothing has changed\n");
 	json_decref(o);

@@ -123,7 +123,7 @@ int policies_views(struct policies *p, struct policy_views *ret, struct err *ret
 static void told(struct policy_outcome *out, enum policy_fate fate, const struct doc_policy *from, const struct doc_policy *to)
 {
 	static const char *const words[] = {[POLICY_ADDED] = "added", [POLICY_CHANGED] = "changed", [POLICY_REMOVED] = "removed"};
-	const char *name = to ? to->name : from->name;
+	const char *name = fate == POLICY_REMOVED ? from->name : to->name;
 
 	out->n[fate]++;
 	text_addn(&out->names[fate], name, strlen(name) + 1);

@@ -149,7 +149,7 @@ int upgrade_ask(const char *admin_socket, struct adopt *set, struct err *reterr)
 
 int upgrade_ready(int fd, struct err *reterr)
 {
-	struct talk t;
+	struct talk t = {0};
 	int r = talk_send(fd, TALK_READY, "", NULL, 0, GO_MS);
 
 	if (r == 0)

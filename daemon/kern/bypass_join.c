@@ -52,8 +52,8 @@ static int end_of(struct bypass *b, const struct adit_pair_key *key, uint8_t sid
 
 	for (int i = 0; i < 3; i++) { /* it may be written while we read */
 		memcpy(&pair, p, sizeof(pair));
-		__atomic_thread_fence(__ATOMIC_ACQUIRE);
-		if (!pair.busy && !memcmp(&pair, p, sizeof(pair)))
+		__atomic_signal_fence(__ATOMIC_ACQUIRE); /* read, then looked at again */
+		if (!pair.busy && !__atomic_load_n(&p->busy, __ATOMIC_ACQUIRE) && !memcmp(&pair, p, sizeof(pair)))
 			break;
 		pair.end[0].cookie = 0;
 	}

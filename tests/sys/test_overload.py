@@ -73,6 +73,7 @@ class Inside:
 
 @pytest.fixture
 def group():
+    """asked for before `w`, so that the agents inside are gone when it goes"""
     groups = []
 
     def make(limit):
@@ -157,7 +158,7 @@ needs_plain = pytest.mark.skipif(bool(lib.SAN), reason="a sanitizer's memory is 
 @pytest.mark.slow
 @pytest.mark.limit(120)
 @pytest.mark.rows("14: overload", "B22", "hostile")
-def test_a_flood_of_handshakes_in_a_small_cgroup(w, node, group):
+def test_a_flood_of_handshakes_in_a_small_cgroup(group, w, node):
     """3000 peers that connect to the tunnel listener and say nothing: each would cost a handshake's memory"""
     g = group(64 * MIB)
     back = w.backend(node)
@@ -187,7 +188,7 @@ def test_a_flood_of_handshakes_in_a_small_cgroup(w, node, group):
 @pytest.mark.slow
 @pytest.mark.limit(150)
 @pytest.mark.rows("14: overload", "B22")
-def test_readers_that_do_not_read_in_a_small_cgroup(w, node, group):
+def test_readers_that_do_not_read_in_a_small_cgroup(group, w, node):
     """large streams that nobody reads fill the client agent's queues; those that are read go on, byte for byte"""
     g = group(64 * MIB)
     echo = w.backend(node)
@@ -223,7 +224,7 @@ def test_readers_that_do_not_read_in_a_small_cgroup(w, node, group):
 @pytest.mark.slow
 @pytest.mark.limit(120)
 @pytest.mark.rows("14: overload", "B22")
-def test_many_connections_in_a_small_cgroup(w, node, group):
+def test_many_connections_in_a_small_cgroup(group, w, node):
     """more connections than there is memory for: those that are in stay, the others are refused, and it is over when they leave"""
     g = group(48 * MIB)
     back = w.backend(node)

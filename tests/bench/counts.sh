@@ -14,6 +14,7 @@ variant()	# NAME KERNEL-SECTION
 		cat >"$dir/$n.yaml" <<-EOT
 			node: {id: $n}
 			workers: 1
+			state_dir: none
 			admin: {socket: $dir/$n.sock}
 			kernel: $2
 			identities:

@@ -33,6 +33,7 @@ def agent(name, listen, to, chain=1, mover="auto", plane=None, more=""):
         rows.append(f"  - {{name: l{i}, type: internal, {f'listener: l{i + 1}' if i + 1 < chain else 'cluster: next'}}}")
     text = f"""workers: 1
 mover: {mover}
+state_dir: none
 admin: {{socket: {peers.RUN}/{name}.sock}}
 {plane or kernel()}
 listeners:
@@ -58,6 +59,7 @@ def tunnel(name, plane):
         subprocess.run([os.path.join(peers.TOP, "scripts", "mkcerts"), d, "--id", "node=ns/adit/sa/node"], check=True, stdout=subprocess.DEVNULL,
                        stderr=subprocess.DEVNULL)
     head = f"""workers: 1
+state_dir: none
 {plane}
 identities: [{{name: node, certificate: {d}/node.pem, key: {d}/node.key, ca: {d}/ca.pem}}]
 """

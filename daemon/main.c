@@ -401,8 +401,10 @@ static int sockets_of_others(struct program *p, const struct config *cfg, struct
 	if (!p->take_over)
 		return 0;
 	p->talk = upgrade_ask(cfg->admin_socket, &p->sockets, reterr);
-	if (p->talk >= 0 || p->talk != -ENOENT)
-		return p->talk < 0 ? p->talk : 0;
+	if (p->talk >= 0)
+		return 0;
+	if (p->talk != -ENOENT)
+		return p->talk;
 	log_warn(LA_MAIN, "%s; starting as usual", reterr->msg);
 	return 0;
 }

@@ -307,10 +307,10 @@ void recent_facts(const struct conn *c, struct recent_conn *r)
 		.n_via = c->n_via,
 	};
 	memcpy(r->at, c->at, sizeof(r->at));
-	for (uint8_t i = 0; i < ARRAY_LEN(recent_by); i++)
-		r->by = strcmp(recent_by[i], ended_by) ? r->by : i;
-	for (uint8_t i = 0; i < ARRAY_LEN(recent_mover); i++)
-		r->mover = strcmp(recent_mover[i], moved_by) ? r->mover : i;
+	for (uint32_t i = 0; i < ARRAY_LEN(recent_by); i++)
+		r->by = strcmp(recent_by[i], ended_by) ? r->by : (uint8_t)i;
+	for (uint32_t i = 0; i < ARRAY_LEN(recent_mover); i++)
+		r->mover = strcmp(recent_mover[i], moved_by) ? r->mover : (uint8_t)i;
 	pack_texts(c, r);
 }
 

@@ -50,7 +50,7 @@ void swap_undo_listener(struct swap_listener *p, uint32_t n_workers);
 void swap_undo_cluster(const struct swap *s, struct swap_cluster *p, uint32_t i);
 
 /* ---- swap_take.c: the order to a worker */
-void swap_take(struct order *o, void *worker);
+void swap_take(struct order *o, void *owner);
 
 /* ---- swap.c */
 /** swap_settle() - have all workers taken the last one? Waits @ms at the most. */

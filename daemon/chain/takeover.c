@@ -38,7 +38,7 @@ struct spares {
 /* the cookie of the namespace that the listener's name leads to. Return: 0 or -errno. */
 static int netns_cookie(struct listener *s, uint64_t *ret)
 {
-	int in, back, r = netns_get(&s->netns, &in, NULL);
+	int in = -1, back = -1, r = netns_get(&s->netns, &in, NULL);
 
 	if (r == 0)
 		r = netns_enter(in, &back);

@@ -378,7 +378,7 @@ int config_parse(const char *name, const char *text, size_t n, struct config **r
 int config_build(const struct config_sources *s, const struct config_source *more, struct config **ret, struct err *reterr)
 {
 	struct build b = {.err = reterr, .running = s->running};
-	int r = build_begin(&b, s->at[0].name);
+	int r = build_begin(&b, s->n ? s->at[0].name : "");
 
 	for (uint32_t i = 0; r >= 0 && i < s->n; i++)
 		r = yaml_add(&b, s->at[i].name, s->at[i].text, s->at[i].n);
@@ -393,7 +393,7 @@ int config_state_dir(const struct config_sources *s, char **ret, struct err *ret
 {
 	struct build b = {.err = reterr};
 	struct config *c = NULL;
-	int r = build_begin(&b, s->at[0].name);
+	int r = build_begin(&b, s->n ? s->at[0].name : "");
 
 	*ret = NULL;
 	for (uint32_t i = 0; r >= 0 && i < s->n; i++)

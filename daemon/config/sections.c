@@ -166,7 +166,7 @@ static int drain_finish(struct build *b)
 		return say_at(b->err, within->value, &(struct where){.key = "drain"}, "timeouts.drain says this, too: leave one of them out");
 	if (!jitter)
 		c->drain.jitter_ms = c->timeouts.drain_ms / 2;
-	if (c->drain.jitter_ms > c->timeouts.drain_ms)
+	else if (c->drain.jitter_ms > c->timeouts.drain_ms)
 		return say_at(b->err, jitter->value, &(struct where){.key = "drain"}, "jitter is longer than the whole drain (%llu ms)",
 			      (unsigned long long)c->timeouts.drain_ms);
 	return 0;

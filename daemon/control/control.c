@@ -197,7 +197,7 @@ static int install(struct control *ctl, struct config_sources *sources, struct c
 	} else {
 		r = build(ctl, sources ? sources : &ctl->sources, applied ? applied : &ctl->applied, &next, reterr);
 	}
-	if (r < 0)
+	if (r < 0 || !next)
 		return r;
 	if (report && next->cfg != d->snap->cfg)
 		(void)config_diff(d->snap->cfg, next->cfg, report_line, report);

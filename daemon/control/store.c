@@ -216,7 +216,7 @@ int store_commit(const char *dir, const struct store_text *s, struct err *reterr
 
 int store_write(const char *dir, const struct store_text *old, const char *body, size_t n, struct store_text *ret, struct err *reterr)
 {
-	struct store_text now, s = {.generation = old->generation + 1};
+	struct store_text now = {.path = NULL}, s = {.generation = old->generation + 1};
 	char head[HEAD_MAX];
 	size_t len;
 	int r = store_folder(dir, reterr);

@@ -163,8 +163,8 @@ int place_addresses(struct err *reterr)
 		fclose(f);
 	if (!strcmp(name, "_stext") && at)
 		return 0;
-	return err_set(reterr, r, "the addresses of the kernel's functions in /proc/kallsyms are hidden%s%s: CAP_SYSLOG is needed, and in "
-		       "a systemd unit ProtectKernelTunables=no and ProtectKernelLogs=no", r == -EACCES ? "" : ": ",
+	return err_set(reterr, r, "the addresses of the kernel's functions in /proc/kallsyms are hidden%s%s: CAP_SYSLOG is needed beside "
+		       "CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN, and in a systemd unit ProtectKernelTunables=no and ProtectKernelLogs=no", r == -EACCES ? "" : ": ",
 		       r == -EACCES ? "" : strerror(-r));
 }
 

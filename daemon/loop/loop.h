@@ -46,7 +46,7 @@ static inline uint32_t pressure_of(uint32_t packed, enum pressure_of what)
 /* what a loop is doing: an ev_kind, whose event is being handled, or one of these */
 enum loop_doing { LOOP_WAITS = 16, LOOP_TIMERS, LOOP_TASKS, LOOP_ENDED };
 /** loop_doing_str() - of an ev_kind or a loop_doing, for people */
-const char *loop_doing_str(uint8_t doing);
+const char *loop_doing_str(uint8_t what);
 
 /* what epoll carries: a checked reference, not a pointer */
 union ev_ref {

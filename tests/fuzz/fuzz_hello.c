@@ -35,7 +35,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	if (r == 1) {
 		check(!s.n || (s.n <= HELLO_NAME_MAX && s.p >= (char *)a && s.p + s.n <= (char *)a + size), "a name lies within");
 		for (size_t k = 0; k < size; k++)
-			check(ask(data, k, b, &t) != 1 || (t.n == s.n && !memcmp(t.p, s.p, s.n)), "what follows does not change the name");
+			check(ask(data, k, b, &t) != 1 || (t.n == s.n && (!s.n || !memcmp(t.p, s.p, s.n))), "what follows does not change the name");
 	} else if (r == 0) {
 		for (size_t k = 0; k < size; k++)
 			check(ask(data, k, b, &t) == 0, "what asks for more did so before");

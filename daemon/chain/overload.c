@@ -259,7 +259,7 @@ static int64_t credit(const struct cfg_overload *o, const struct overload_row *r
 
 /* ---- the look ---- */
 
-static void look_at_memory(struct overload *ov, struct daemon *d, struct overload_row *r, uint64_t now)
+static void look_at_memory(struct overload *ov, struct daemon *d, const struct cfg_overload *o, struct overload_row *r, uint64_t now)
 {
 	struct memcg_sample s = { .limit = MEMCG_NONE };
 
@@ -279,6 +279,7 @@ static void look_at_memory(struct overload *ov, struct daemon *d, struct overloa
 	r->oom_kill = s.oom_kill;
 	snprintf(r->cgroup, sizeof(r->cgroup), "%.127s", ov->memcg.path);
 	r->memory_share = (uint32_t)max_u64(r->own_share, r->cgroup_share);
+	atomic_store_explicit(&ov->dire, o->memory.pause && r->cgroup_share >= o->memory.pause * 100u, memory_order_relaxed);
 	atomic_store_explicit(&ov->sock_budget, r->enabled && r->has_cgroup && ov->memcg.version == 2 ? s.limit / SOCK_PART : 0,
 			      memory_order_relaxed);
 }
@@ -342,7 +343,7 @@ static int look(struct daemon *d)
 	r.enabled = o.enabled;
 	before = r.level;
 	memory_before = r.memory;
-	look_at_memory(ov, d, &r, now);
+	look_at_memory(ov, d, &o, &r, now);
 	r.descriptors_used = descriptors(d);
 	r.descriptors_limit = descriptor_limit();
 	r.descriptor_share = share_of(r.descriptors_used, r.descriptors_limit);
@@ -408,7 +409,7 @@ int overload_init(struct daemon *d)
 		ov->workers[i].schedstat = -1;
 	overload_configure(d, d->cfg);
 	ov->row.enabled = d->cfg->overload.enabled;
-	look_at_memory(ov, d, &ov->row, now_ms()); /* known before the first connection */
+	look_at_memory(ov, d, &d->cfg->overload, &ov->row, now_ms()); /* known before the first connection */
 	return ov->wake < 0 ? -errno : 0;
 }
 

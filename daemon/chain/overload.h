@@ -65,6 +65,7 @@ struct overload {
 	struct overload_row row;
 	_Atomic int64_t credit; /* bytes of memory that may be taken in until the next look; INT64_MAX: no matter how many */
 	_Atomic uint64_t sock_budget; /* bytes that the buffers of all connections' sockets may have; 0: no limit of ours is charged for them */
+	_Atomic bool dire;    /* it is the cgroup's memory that is nearly used up, not only limits.memory, which windows keep */
 	struct overload_worker *workers;
 	pthread_t thread;
 	bool started;

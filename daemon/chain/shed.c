@@ -6,7 +6,8 @@
  *	close idle	connections on which nothing has moved for overload.idle, tunnels without streams, handshakes that do not come to an end;
  *			the longest idle first, a hundredth of them per tick: what was about to be used has time to be
  *	refuse		who connects is reset, a CONNECT is answered 503, before there is a connection
- *	pause		nothing is accepted; and where it is memory, who holds most of it is closed: readers so slow that they are never idle
+ *	pause		nothing is accepted; and where it is the cgroup's memory, who holds most of it is closed: readers so slow that they are
+ *			never idle. limits.memory alone is kept by windows: who does not read is waited for, others go on
  *
  * Memory does all of it, descriptors nothing that concerns bytes, CPU only the last two.
  *
@@ -35,6 +36,12 @@
 static uint32_t memory(const struct worker *w)
 {
 	return pressure_of(w->loop.pressure_now, PRESSURE_MEMORY);
+}
+
+/* the system's memory, not only limits.memory */
+static bool dire(const struct worker *w)
+{
+	return memory(w) >= PRESSURE_PAUSE && atomic_load_explicit(&w->d->overload.dire, memory_order_relaxed);
 }
 
 static uint32_t idle_level(const struct worker *w)
@@ -126,7 +133,7 @@ static uint64_t idle_enough_ms(const struct worker *w)
 {
 	uint64_t ms = w->snap->cfg->overload.idle_ms;
 
-	return idle_level(w) >= PRESSURE_PAUSE ? ms / 10 : ms;
+	return dire(w) || pressure_of(w->loop.pressure_now, PRESSURE_DESCRIPTORS) >= PRESSURE_PAUSE ? ms / 10 : ms;
 }
 
 static void find_idlest(struct worker *w)
@@ -249,7 +256,7 @@ static void shed_tick(struct timer *t, void *arg)
 		pipes_spare(&w->loop);
 	if (idle_level(w) >= PRESSURE_CLOSE_IDLE)
 		close_idlest(w);
-	if (memory(w) >= PRESSURE_PAUSE)
+	if (dire(w))
 		close_holders(w);
 	if (idle_level(w) || !w->shed.visited)
 		timer_arm(&w->loop.timers, t, w->loop.now_ms + TICK_MS);

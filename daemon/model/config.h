@@ -292,7 +292,7 @@ struct cfg_steps {
 	uint32_t shrink;     /* windows, socket buffers, caches */
 	uint32_t close_idle; /* connections and tunnels, the longest idle first */
 	uint32_t refuse;     /* new connections and streams */
-	uint32_t pause;	     /* accepting; memory: and who holds most of it is closed */
+	uint32_t pause;	     /* accepting; the cgroup's memory: and who holds most of it is closed */
 };
 
 struct cfg_overload {

@@ -296,7 +296,8 @@ for t in threads: t.start()
     print(away, how, seen)
     assert seen.get("caught", 0) > 100, seen
     if away == "closed":
-        assert "direct" not in seen and seen.get("ConnectionRefusedError", 0) > 100, seen
+        # an agent that stops lets nobody in at the last moment: whose SYN it dropped comes back a second later, when the next one is there
+        assert "direct" not in seen and (how == "stop" or seen.get("ConnectionRefusedError", 0) > 100), seen
     else:
         assert seen.get("direct", 0) > 100, seen
         # connect() always succeeds; those that the agent had when it was killed, or got in its last moment, are reset

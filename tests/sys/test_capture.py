@@ -300,9 +300,10 @@ for t in threads: t.start()
         assert "direct" not in seen and (how == "stop" or seen.get("ConnectionRefusedError", 0) > 100), seen
     else:
         assert seen.get("direct", 0) > 100, seen
-        # connect() always succeeds; those that the agent had when it was killed, or got in its last moment, are reset
+        # connect() succeeds; those that the agent had when it was killed, or got in its last moment, are reset, and a SYN may be on its
+        # way in the very instant in which the socket goes: one per kill at the most
         lost = sum(v for k, v in seen.items() if k not in ("caught", "direct"))
-        assert "ConnectionRefusedError" not in seen and lost <= (2 * 4 * 4 if how == "kill" else 0), seen
+        assert seen.get("ConnectionRefusedError", 0) <= (4 if how == "kill" else 0) and lost <= (2 * 4 * 4 if how == "kill" else 0), seen
 
 
 def test_another_listener_in_our_place(cell):

@@ -577,16 +577,22 @@ class Agent:
         return 0
 
     def descriptors(self):
-        if not self.settled:  # it listens before the last descriptor is open
+        if not self.settled:  # it listens before the last descriptor is open: those that its looking thread keeps
             self.ctl("status")
-            time.sleep(0.1)
+            time.sleep(0.6)
             self.settled = True
-        least = None  # its looking threads open files for a moment, several times a second
-        for _ in range(6):
-            n = len(os.listdir(f"/proc/{self.pid}/fd"))
-            least = n if least is None else min(n, least)
-            time.sleep(0.015)
-        return least
+        # its looking thread opens files for a moment, several times a second; a connection of aditctl may be closed a moment later
+        return min(self.descriptors_now() for _ in range(6))
+
+    def descriptors_now(self):
+        time.sleep(0.015)
+        with open(f"/proc/{self.pid}/net/unix", encoding="utf-8", errors="replace") as f:
+            unix = {f"socket:[{line.split()[6]}]" for line in f.readlines()[1:]}
+        n = 0
+        for fd in os.listdir(f"/proc/{self.pid}/fd"):
+            with contextlib.suppress(FileNotFoundError):
+                n += os.readlink(f"/proc/{self.pid}/fd/{fd}") not in unix
+        return n
 
     # -- ending
 
